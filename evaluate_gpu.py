@@ -1,0 +1,23 @@
+"""Reads a result (model/<name>/pytorch_result.mat, or any .mat of that form), prints Rank@1/5/10, mAP and mINP.
+
+    python evaluate_gpu.py --name ft_ResNet50
+
+Writes result.txt and metrics.json beside it. Runs on a GPU where there is one, else on the CPU.
+"""
+
+import utils
+from reid import cli, results
+
+
+def options():
+    parser = cli.parser(__doc__)
+    utils.result_options(parser)
+    return parser
+
+
+def main(opts):
+    results.evaluate(utils.result_of(opts), utils.device(opts.gpu_ids))
+
+
+if __name__ == '__main__':
+    cli.start(main, options)

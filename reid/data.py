@@ -1,0 +1,140 @@
+"""Pictures from the tree that prepare.py makes: <data>/pytorch/{train,val,train_all,query,gallery,multi-query}/<id>/."""
+
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets
+from torchvision import transforms as T
+
+from reid.datasets import cameras
+from reid.problem import Problem
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the pretrained backbones expect
+
+# Paths as strings, identities as folder names, cameras as an int array: three of one length, in ImageFolder's order.
+People = namedtuple('People', 'paths ids cams')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. folders
+
+
+def tree(data_dir, parts):
+    """The prepared tree in data_dir (the raw folder or its pytorch/), made sure to hold `parts`."""
+    data_dir = Path(data_dir).expanduser()
+    for root in (data_dir, data_dir / 'pytorch'):
+        if all((root / part).is_dir() for part in parts):
+            return root
+    if not data_dir.is_dir():
+        raise Problem(
+            f'{data_dir}: there is no such folder. A data set is prepared by: python prepare.py --data_dir RAW'
+        )
+    root = data_dir / 'pytorch' if (data_dir / 'pytorch').is_dir() else data_dir
+    there = ', '.join(sorted(path.name for path in root.iterdir())[:8]) or 'nothing'
+    raise Problem(
+        f'{root}: folders {", ".join(parts)} are expected, found {there}. '
+        f'If this is a raw data set: python prepare.py --data_dir {data_dir}'
+    )
+
+
+def people(root, part):
+    """All pictures of one part of the tree, as People."""
+    try:
+        samples = datasets.ImageFolder(str(root / part), allow_empty=True).samples
+    except FileNotFoundError:  # no folder inside
+        samples = []
+    if not samples:
+        raise Problem(f'{root / part} holds no pictures: <id>/<picture> is expected. Was prepare.py stopped half-way?')
+    paths = [path for path, _ in samples]
+    camera = cameras(root)
+    ids = [Path(path).relative_to(root / part).parts[0] for path in paths]
+    return People(paths, ids, np.array([camera(Path(path).name) for path in paths], np.int64))
+
+
+def choose(people, indices):
+    """Some of the people, by position."""
+    return People([people.paths[i] for i in indices], [people.ids[i] for i in indices], people.cams[indices])
+
+
+def relative(path, root):
+    """A path below root with '/', as results store it: it stays true when the tree moves."""
+    return Path(path).relative_to(root).as_posix()
+
+
+def numbers(*parts):
+    """Folder names -> identity numbers, the same name the same number in all parts: one array for each.
+
+    '0002' is 2, '-1' stays -1 (junk). Names that are no numbers are numbered from 1 in sorted order.
+    """
+    names = sorted({name for people in parts for name in people.ids})
+    try:
+        number = {name: int(name) for name in names}
+    except ValueError:
+        number = {name: i for i, name in enumerate((n for n in names if n != '-1'), 1)} | {'-1': -1}
+    if len(set(number.values())) < len(number) and '-1' not in number:
+        raise Problem('two identity folders are the same number, such as 7 and 007: rename one of them')
+    return [np.array([number[name] for name in people.ids], np.int64) for people in parts]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. pictures -> tensors
+
+
+class Pictures(Dataset):
+    """Paths and labels -> (tensor, label)."""
+
+    def __init__(self, paths, labels, transform):
+        self.paths, self.labels, self.transform = paths, labels, transform
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        return self.transform(read(self.paths[i])), self.labels[i]
+
+
+def read(path):
+    """A picture as RGB, whatever it is on disk."""
+    try:
+        with Image.open(path) as picture:
+            return picture.convert('RGB')
+    except FileNotFoundError:
+        raise Problem(f'{path}: there is no such file') from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise Problem(f'{path} is not a picture that can be read ({error})') from None
+
+
+def train_transform(height, width, erasing_p=0.0, color_jitter=False, shift=True):
+    """Resize, shift by padding and cropping, mirror, and what is asked for besides. PCB does not shift: its stripes."""
+    steps = [T.Resize((height, width), T.InterpolationMode.BICUBIC)]
+    if shift:
+        steps += [T.Pad(round(10 * height / 256)), T.RandomCrop((height, width))]  # 10 pixels at 256x128
+    steps += [T.RandomHorizontalFlip()]
+    if color_jitter:
+        steps = [T.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1), *steps]
+    steps += [T.ToTensor(), T.Normalize(MEAN, STD)]
+    if erasing_p > 0:  # Random erasing, arXiv 1708.04896; 0 is the mean colour after normalisation
+        steps += [T.RandomErasing(erasing_p, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value=0)]
+    return T.Compose(steps)
+
+
+def test_transform(height, width):
+    return T.Compose([T.Resize((height, width), T.InterpolationMode.BICUBIC), T.ToTensor(), T.Normalize(MEAN, STD)])
+
+
+test_transform.__test__ = False  # no test, whatever its name says to pytest
+
+
+def loader(pictures, batchsize, device, workers, train=False):
+    """Batches in order, or for training shuffled and without an incomplete last one (BatchNorm wants more than one)."""
+    return DataLoader(
+        pictures,
+        batchsize,
+        shuffle=train,
+        drop_last=train and len(pictures) >= batchsize,
+        num_workers=min(workers, len(pictures)),
+        pin_memory=device.type == 'cuda',
+    )

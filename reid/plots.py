@@ -1,0 +1,98 @@
+"""The pictures that the scripts make: the course of a training, a ranking, heat maps, distances.
+
+Drawn on figures of their own, without pyplot, so that no screen is needed and nothing is left open.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from reid.files import replacing
+
+INK, FAINT = '#222222', '#8a8a8a'
+RIGHT, WRONG, JUNK, QUERY = '#1a9850', '#d73027', '#9a9a9a', '#2b6cb0'  # told apart by their labels as well
+DPI = 150
+
+
+def save(figure, path):
+    suffix = path.suffix.lstrip('.')
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=suffix, dpi=DPI, facecolor='white')
+
+
+def curves(log, path):
+    """train.jpg: loss and top-1 error of train and val, and the held-out ranking where there is one."""
+    ranked = [row for row in log if 'rank1' in row]
+    figure = Figure(figsize=(12 if ranked else 8, 3.6), layout='constrained')
+    axes = figure.subplots(1, 3 if ranked else 2)
+    epochs = [row['epoch'] for row in log]
+    mark = 'o' if len(log) < 30 else None
+    for axis, key, title in ((axes[0], 'loss', 'loss'), (axes[1], 'top1err', 'top-1 error')):
+        for phase, colour in (('train', QUERY), ('val', WRONG)):
+            axis.plot(epochs, [row[f'{phase}_{key}'] for row in log], color=colour, marker=mark, ms=3, label=phase)
+        axis.set(title=title, xlabel='epoch', ylim=(0, None))
+        axis.legend(frameon=False)
+    if ranked:
+        epochs = [row['epoch'] for row in ranked]
+        for key, title, colour in (('rank1', 'Rank@1', RIGHT), ('map', 'mAP (trapezoid)', FAINT)):
+            axes[2].plot(epochs, [row[key] for row in ranked], color=colour, marker='o', ms=3, label=title)
+        axes[2].set(title='held-out identities', xlabel='epoch', ylim=(0, 1))
+        axes[2].legend(frameon=False)
+    for axis in axes:
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.25)
+    save(figure, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a ranking: one row for the query and its hits, one for their heat maps, one for the junk that was left out
+
+SIZE = (128, 256)  # every picture is shown at one size, whatever its box was
+
+
+def ranking(query, hits, junk, title, note, path, heat=None):
+    """query: (picture, caption); hits: [(picture, caption, verdict)], verdict True, False or None where it is not known;
+    junk: [(picture, caption)] that scored as high as the hits; heat: (1 + hits, h, w) or None."""
+    columns, rows = len(hits) + 1, 1 + (heat is not None) + bool(junk)
+    figure = Figure(figsize=(1.08 * columns + 0.5, 2.62 * rows + 0.75))
+    grid = figure.add_gridspec(
+        rows,
+        columns + 1,
+        width_ratios=[1, 0.18] + [1] * len(hits),  # a gap between the query and the rest
+        left=0.012,
+        right=0.988,
+        top=1 - 0.78 / figure.get_figheight(),
+        bottom=0.3 / figure.get_figheight(),
+        wspace=0.1,
+        hspace=0.24,
+    )
+    figure.text(0.012, 1 - 0.2 / figure.get_figheight(), title, fontsize=11, color=INK, va='center')
+    place = [0, *range(2, columns + 1)]
+
+    cell(figure.add_subplot(grid[0, 0]), query[0], QUERY, 'query', query[1])
+    for i, (picture, caption, verdict) in enumerate(hits):
+        colour, mark = {True: (RIGHT, ' ✓'), False: (WRONG, ' ✗'), None: (FAINT, '')}[verdict]
+        cell(figure.add_subplot(grid[0, place[i + 1]]), picture, colour, f'{i + 1}{mark}', caption)
+    if heat is not None:
+        for i, (picture, colour) in enumerate([(query[0], QUERY)] + [(hit[0], FAINT) for hit in hits]):
+            axis = figure.add_subplot(grid[1, place[i]])
+            cell(axis, picture, colour, '', '')
+            extent = (0, SIZE[0], SIZE[1], 0)
+            axis.imshow(heat[i], cmap='turbo', alpha=0.5, vmin=0, vmax=1, extent=extent, interpolation='bilinear')
+    for i, (picture, caption) in enumerate(junk[: len(hits)]):
+        cell(figure.add_subplot(grid[-1, place[i + 1]]), picture, JUNK, 'junk', caption, dashed=True)
+    if junk:
+        axis = figure.add_subplot(grid[-1, 0])
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, note, ha='center', va='center', fontsize=8, color=FAINT, transform=axis.transAxes)
+    save(figure, path)
+
+
+def cell(axis, picture, colour, above, below, dashed=False):
+    """One picture in a frame, a word above and one below."""
+    axis.imshow(np.asarray(picture.resize(SIZE)), aspect='auto', extent=(0, SIZE[0], SIZE[1], 0))
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(color=colour, linewidth=2.6, linestyle=(0, (3, 2)) if dashed else '-')
+    axis.set_title(above, fontsize=10, color=colour, pad=4)
+    axis.set_xlabel(below, fontsize=8, color=INK, labelpad=4)

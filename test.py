@@ -1,0 +1,78 @@
+"""Reads a run (model/<name>/) and a prepared tree (query, gallery), writes model/<name>/pytorch_result.mat and its figures.
+
+python test.py --name ft_ResNet50 --test_dir ../Market/pytorch
+"""
+
+import time
+
+import utils
+from reid import cli, data, features, results
+from reid.problem import Problem
+
+
+def options():
+    parser = cli.parser(__doc__)
+    parser.add_argument('--name', default='ft_ResNet50', help='the run to test')
+    parser.add_argument('--which_epoch', default='last', help='last (default), an epoch such as 59, or average')
+    parser.add_argument(
+        '--test_dir', '--data_dir', help='the prepared tree; default: the one that the run was trained on'
+    )
+    parser.add_argument('--multi', action='store_true', help='multi-query too: average all pictures of a query camera')
+    parser.add_argument(
+        '--ms',
+        default='1',
+        help='scales to sum features over, as areas: 1 (default); 1,1.1 or 1,1.1,1.2 are a bit better',
+    )
+    parser.add_argument('--no_flip', action='store_true', help='do not add the feature of the mirrored picture')
+    parser.add_argument(
+        '--batchsize', type=utils.positive, help='default 256 on a GPU, 32 on a CPU; less if memory ends'
+    )
+    utils.network_options(parser)  # they come from opts.yaml: one that is typed and contradicts it is an error
+    utils.machine_options(parser)
+    return parser
+
+
+def main(opts):
+    # 1. what to test: everything that can be wrong is found out before the work begins
+    folder = utils.find_run(opts.name)
+    scales = features.areas(opts.ms)
+    parts = {'gallery': 'gallery', 'query': 'query'} | ({'mquery': 'multi-query'} if opts.multi else {})
+    test_dir = opts.test_dir or utils.read_opts(folder)['data_dir']
+    if test_dir is None:
+        raise Problem(f'--test_dir is needed: {folder}/opts.yaml does not say where the pictures are')
+    root = data.tree(test_dir, list(parts.values()))
+    people = {part: data.people(root, name) for part, name in parts.items()}
+    ids = dict(zip(people, data.numbers(*people.values()), strict=True))
+    print(f'{root}: ' + ', '.join(f'{len(people[part].paths)} in {name}' for part, name in parts.items()))
+
+    # 2. model
+    device = utils.device(opts.gpu_ids)
+    model, trained = utils.load_run(opts.name, opts.which_epoch, device, typed=opts)
+    cast, _ = utils.precision(opts, device)
+    batchsize = opts.batchsize or (32 if device.type == 'cpu' else 256)
+
+    # 3. features, of unit length
+    began, found = time.time(), {}
+    for part, (paths, _, cams) in people.items():
+        pictures = data.Pictures(paths, ids[part], data.test_transform(trained.height, trained.width))
+        batches = data.loader(pictures, batchsize, device, opts.num_workers)
+        f = features.extract(model, batches, device, not opts.no_flip, scales, cast, title=parts[part])
+        names = [data.relative(path, root) for path in paths]
+        found[part] = results.Features(f, ids[part], cams, names)
+    count = sum(len(f.ids) for f in found.values())
+    print(f'{count} pictures -> {found["query"].f.shape[1]} numbers each, {time.time() - began:.0f} s')
+
+    # 4. result: what belongs to an earlier test of this run goes, so that nothing stale is picked up
+    for path in (folder / 'metrics.json', *folder.glob('multi_query.*')):
+        path.unlink(missing_ok=True)
+    about = {'data_dir': root.resolve(), 'which_epoch': opts.which_epoch, 'ms': opts.ms, 'no_flip': opts.no_flip}
+    about = {key: str(value) for key, value in about.items()}
+    path = results.save(folder, 'pytorch_result', about, gallery=found['gallery'], query=found['query'])
+    if opts.multi:
+        results.save(folder, 'multi_query', about, mquery=found['mquery'])
+    print(path)
+    results.evaluate(path, device)
+
+
+if __name__ == '__main__':
+    cli.start(main, options)

@@ -1,0 +1,281 @@
+"""Reads a prepared tree (<data>/pytorch/train or train_all, val), writes model/<name>/: net_*.pth, opts.yaml, log.csv, train.jpg.
+
+python train.py --name ft_ResNet50 --train_all --batchsize 32 --data_dir ../Market/pytorch
+"""
+
+import csv
+import math
+import time
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from tqdm import tqdm
+
+import model as networks
+import utils
+from reid import cli, data, features, optim, plots, ranking
+from reid.datasets import split_queries
+from reid.problem import Problem
+from reid.results import Features
+
+
+def options():
+    parser = cli.parser(__doc__)
+    parser.add_argument('--name', default='ft_ResNet50', help='of the run: everything goes to model/<name>/')
+    parser.add_argument('--resume', action='store_true', help='go on where the run of this name stopped')
+    parser.add_argument('--overwrite', action='store_true', help='begin anew, though a run of this name is there')
+
+    group = parser.add_argument_group('data')
+    group.add_argument('--data_dir', default='../Market/pytorch', help='the prepared tree (default %(default)s)')
+    group.add_argument('--train_all', action='store_true', help='train on all pictures, those of val among them')
+    group.add_argument(
+        '--holdout',
+        default=0,
+        type=int,
+        help='keep the last N identities by name out of training and rank them instead: a validation that means '
+        'something, since the identities of val are trained on (default 0; 100 is good on Market)',
+    )
+    group.add_argument(
+        '--eval_every', default=10, type=utils.positive, help='rank the held-out every K epochs (default 10)'
+    )
+    group.add_argument('--erasing_p', default=0.0, type=utils.fraction, help='random erasing: 0 (default) to 0.5')
+    group.add_argument('--color_jitter', action='store_true', help='vary brightness, contrast and saturation')
+    group.add_argument(
+        '--seed', type=int, help='the same number gives the same figures again on a CPU (default: drawn)'
+    )
+
+    group = parser.add_argument_group('optimisation')
+    group.add_argument('--batchsize', default=32, type=utils.positive, help='default 32; with 8, take --lr 0.02')
+    group.add_argument('--lr', default=0.05, type=float, help='of the head (default 0.05 for a batch of 32)')
+    group.add_argument(
+        '--backbone_lr', default=0.1, type=float, help="the backbone's share of lr: 0.1 (default), 1 from scratch"
+    )
+    group.add_argument('--weight_decay', default=5e-4, type=float, help='default 5e-4')
+    group.add_argument('--total_epoch', default=60, type=int, help='default 60; 0 saves the network as it begins')
+    group.add_argument('--warm_epoch', default=0, type=int, help='epochs in which lr rises to its value; 5 is usual')
+    group.add_argument('--cosine', action='store_true', help='let lr fall along a cosine, not in one step at 2/3')
+    group.add_argument('--label_smooth', default=0.0, type=utils.fraction, help='0 (default); 0.1 is usual')
+    group.add_argument('--wa', action='store_true', help='also average the weights of the last fifth of the epochs')
+
+    utils.network_options(parser)
+    parser.add_argument(
+        '--weights',
+        default='imagenet',
+        help='to begin with: imagenet (default, downloaded once), none, or a local .pth of the backbone or of a run',
+    )
+    utils.machine_options(parser)
+    return parser
+
+
+def main(opts):
+    # 1. the run
+    folder = utils.run_folder(opts.name)
+    state = resume(folder, opts) if opts.resume else begin(folder, opts)
+    networks.complete(opts)
+    device = utils.device(opts.gpu_ids)
+    if opts.seed is None:
+        opts.seed = int(torch.initial_seed() % 2**31)
+    utils.seed(opts.seed)
+
+    # 2. data
+    root = data.tree(opts.data_dir, ['train_all' if opts.train_all else 'train', 'val'])
+    train, val, held_out = identities(root, opts)
+    shift = opts.head != 'pcb'  # its stripes should stay where they are
+    augment = data.train_transform(opts.height, opts.width, opts.erasing_p, opts.color_jitter, shift)
+    plain = data.test_transform(opts.height, opts.width)
+    names = sorted(set(train.ids))
+    label = {name: i for i, name in enumerate(names)}
+    batches = {
+        'train': data.loader(
+            data.Pictures(train.paths, [label[i] for i in train.ids], augment),
+            opts.batchsize,
+            device,
+            opts.num_workers,
+            True,
+        ),
+        'val': data.loader(
+            data.Pictures(val.paths, [label[i] for i in val.ids], plain), opts.batchsize, device, opts.num_workers
+        ),
+    }
+    print(f'{root}: {len(train.paths)} pictures of {len(names)} identities to train, {len(val.paths)} in val')
+
+    # 3. model
+    opts.nclasses = len(names)
+    model = networks.build(opts)
+    if not opts.resume:
+        print(networks.initialise(model, opts.weights, opts.backbone))
+    model = model.to(device)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.996)) if opts.wa else None
+
+    # 4. optimiser
+    steps = len(batches['train'])
+    optimizer = optim.sgd(model, opts.lr, opts.backbone_lr, opts.weight_decay)
+    schedule = optim.schedule(optimizer, opts.lr, opts.total_epoch, steps, opts.warm_epoch, opts.cosine)
+    cast, scaling = utils.precision(opts, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=scaling)
+    criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
+    parts = {'model': model, 'optimizer': optimizer, 'schedule': schedule, 'scaler': scaler, 'average': average}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    log = restore(state, parts, folder) if state else []
+
+    # 5. loop
+    folder.mkdir(parents=True, exist_ok=True)
+    utils.save_opts(opts, folder)
+    done = len(log)
+    try:
+        for epoch in range(done + 1, opts.total_epoch + 1):
+            utils.seed(opts.seed + epoch)  # each epoch draws from its own seed, so a resumed run draws the same
+            began, row = time.time(), {'epoch': epoch, 'lr': optimizer.param_groups[-1]['lr']}
+            for phase in ('train', 'val'):
+                model.train(phase == 'train')
+                loss_sum = torch.zeros((), device=device)
+                wrong = torch.zeros((), device=device)
+                seen = 0
+                bar = tqdm(batches[phase], desc=f'epoch {epoch}/{opts.total_epoch} {phase}', leave=False, disable=None)
+                for x, y in bar:
+                    x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)  # (B, 3, H, W), (B,)
+                    with torch.set_grad_enabled(phase == 'train'):
+                        with cast:
+                            logits, _ = model(x)  # a list of (B, C)
+                        loss = sum(criterion(z.float(), y) for z in logits)
+
+                    if phase == 'train':
+                        optimizer.zero_grad()
+                        scaler.scale(loss).backward()
+                        scaler.step(optimizer)
+                        scaler.update()
+                        schedule.step()
+
+                    with torch.no_grad():
+                        top1 = sum(z.float().softmax(1) for z in logits).argmax(1)
+                        loss_sum += loss * len(y)
+                        wrong += (top1 != y).sum()
+                        seen += len(y)
+                row |= {f'{phase}_loss': loss_sum.item() / seen, f'{phase}_top1err': wrong.item() / seen}
+
+            if not math.isfinite(row['train_loss']):
+                raise Problem(
+                    f'the loss became {row["train_loss"]} in epoch {epoch}: take a lower --lr, some --warm_epoch, '
+                    f'or --bf16 for --fp16. The weights of epoch {epoch - 1} are kept in {folder}'
+                )
+            if average and epoch > 0.8 * opts.total_epoch:
+                average.update_parameters(model)
+            if held_out and (epoch % opts.eval_every == 0 or epoch == opts.total_epoch):
+                row |= rank(model, held_out, plain, opts, device, cast)
+            row['seconds'] = round(time.time() - began, 1)
+            log.append(row)
+            keep(folder, epoch, parts, log, snapshot=epoch % 10 == 0)
+            done = epoch
+            print(report(row, opts.total_epoch))
+    except KeyboardInterrupt:
+        if done == 0:
+            utils.save(model.state_dict(), folder / 'net_last.pth')
+        print(f'\nstopped: net_last.pth holds {f"epoch {done}" if done else "the beginning of epoch 1"}')
+        print(f'go on with: python train.py --name {opts.name} --resume')
+        raise
+
+    # 6. the end
+    utils.save(model.state_dict(), folder / 'net_last.pth')
+    if average and average.n_averaged > 0:
+        utils.save(average.state_dict(), folder / 'net_average.pth')
+        update_bn(batches['train'], average, device)
+        utils.save(average.state_dict(), folder / 'net_average_bn.pth')
+    print(f'{folder}: net_last.pth, opts.yaml' + (', log.csv, train.jpg' if log else ''))
+    print(f'next: python test.py --name {opts.name} --test_dir {opts.data_dir}')
+
+
+def identities(root, opts):
+    """What to train on, val, and the held-out identities as (query, gallery), or None."""
+    train, val = data.people(root, 'train_all' if opts.train_all else 'train'), data.people(root, 'val')
+    names = sorted(set(train.ids))
+    if not 0 <= opts.holdout <= len(names) - 2:
+        raise Problem(f'--holdout {opts.holdout}: of {len(names)} identities, 0 to {len(names) - 2} can be kept out')
+    kept = set(names[: len(names) - opts.holdout])
+    held_out = None
+    if opts.holdout:
+        everyone = data.people(data.tree(root, ['train_all']), 'train_all')
+        others = data.choose(everyone, [i for i, name in enumerate(everyone.ids) if name not in kept])
+        query, gallery = split_queries(list(zip(*others, strict=True)))
+        held_out = data.choose(others, query), data.choose(others, gallery)
+        if not query:
+            raise Problem(f'--holdout {opts.holdout}: none of these identities was seen by two cameras; keep out more')
+    train, val = (data.choose(part, [i for i, n in enumerate(part.ids) if n in kept]) for part in (train, val))
+    return train, val, held_out
+
+
+def rank(model, held_out, transform, opts, device, cast):
+    """Rank-1 and mAP of identities that the network has never seen."""
+    found = []
+    for part, ids in zip(held_out, data.numbers(*held_out), strict=True):
+        batches = data.loader(data.Pictures(part.paths, ids, transform), opts.batchsize, device, opts.num_workers)
+        f = features.extract(model, batches, device, cast=cast, title='held out')
+        found.append(Features(f, ids, part.cams, part.paths))
+    figures = ranking.evaluate(*found, device)
+    return {'rank1': figures['rank1'], 'map': figures['map_trapezoid']}
+
+
+def begin(folder, opts):
+    """A new run: never on top of a finished one by accident."""
+    there = sorted(folder.glob('net_*.pth'))
+    if there and not opts.overwrite:
+        raise Problem(
+            f'{folder} holds a run already ({there[-1].name}). Go on with it: --resume. '
+            f'Begin anew in its place: --overwrite. Or take another --name'
+        )
+    stale = [*there, *(folder / name for name in ('resume.pth', 'log.csv', 'train.jpg', 'metrics.json'))]
+    stale += [*folder.glob('pytorch_result.*'), *folder.glob('multi_query.*')]
+    for path in stale:  # of the old network: its features and figures would pass for the new one's
+        path.unlink(missing_ok=True)
+
+
+def resume(folder, opts):
+    """The state of an interrupted run, and its options put into opts. A typed option that contradicts them is an error."""
+    saved = utils.read_opts(utils.find_run(opts.name))
+    free = {'name', 'resume', 'overwrite', 'data_dir', 'gpu_ids', 'num_workers', 'eval_every'}
+    utils.agree(opts, saved, [name for name in saved if name not in free], f'{folder}/opts.yaml')
+    for name, value in saved.items():
+        if name not in free or name not in opts.given:
+            setattr(opts, name, value)
+    opts.resume = True
+    path = folder / 'resume.pth'
+    if not path.is_file():
+        raise Problem(f'{path} is not there: the run stopped before its first epoch ended. Begin anew: --overwrite')
+    return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def restore(state, parts, folder):
+    """Put everything back where it was at the end of an epoch. Returns the log so far."""
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    print(f'{folder}: going on after epoch {len(state["log"])}')
+    return state['log']
+
+
+def keep(folder, epoch, parts, log, snapshot):
+    """Everything that a later run or reader needs, after every epoch."""
+    utils.save({name: part.state_dict() for name, part in parts.items()} | {'log': log}, folder / 'resume.pth')
+    utils.save(parts['model'].state_dict(), folder / 'net_last.pth')
+    if snapshot:
+        utils.save(parts['model'].state_dict(), folder / f'net_{epoch:03d}.pth')
+    with utils.replacing(folder / 'log.csv') as temporary, temporary.open('w', newline='', encoding='utf-8') as file:
+        columns = list(dict.fromkeys(column for row in log for column in row))
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(log)
+    plots.curves(log, folder / 'train.jpg')
+
+
+def report(row, total):
+    """One line an epoch."""
+    text = (
+        'epoch {epoch:3d}/{total}  train loss {train_loss:.4f} error {train_top1err:.4f}  '
+        'val loss {val_loss:.4f} error {val_top1err:.4f}'
+    ).format(total=total, **row)
+    if 'rank1' in row:
+        text += f'  held out Rank@1 {row["rank1"]:.4f} mAP {row["map"]:.4f}'
+    return f'{text}  {row["seconds"]:.0f} s'
+
+
+if __name__ == '__main__':
+    cli.start(main, options)
