@@ -1,8 +1,10 @@
-"""Reads a result (model/<name>/pytorch_result.mat) and the pictures it speaks of, writes the ranking of a query: show.png.
+"""Show whom the network found: a query and its nearest gallery pictures, green where right and red where wrong.
 
-    python demo.py --query_index 777
+Reads:   model/<name>/pytorch_result.mat and the pictures that it was made of
+Writes:  model/<name>/show.png
+Run:     python demo.py --query_index 777
 
-Green frames are right, red ones wrong. Junk (the query's own camera, which the protocol leaves out) is shown apart.
+Junk (the query's own person by the query's own camera, which the protocol leaves out) is shown apart.
 """
 
 import os
@@ -77,7 +79,7 @@ def main(opts):
 
 
 def with_pictures(query, gallery, test_dir, path):
-    """Make sure that both know their pictures. Results of other projects store none: theirs are in ImageFolder order."""
+    """Make sure that both know their pictures. Other projects store no paths: theirs are in ImageFolder order."""
     if test_dir is None:
         raise Problem(f'{path} does not say where its pictures are: --test_dir ../Market/pytorch')
     root = data.tree(test_dir, ['query', 'gallery'])

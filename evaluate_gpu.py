@@ -1,8 +1,8 @@
-"""Reads a result (model/<name>/pytorch_result.mat, or any .mat of that form), prints Rank@1/5/10, mAP and mINP.
+"""Print Rank@1/5/10, mAP and mINP of a result, on a GPU where there is one, else on the CPU.
 
-    python evaluate_gpu.py --name ft_ResNet50
-
-Writes result.txt and metrics.json beside it. Runs on a GPU where there is one, else on the CPU.
+Reads:   model/<name>/pytorch_result.mat, or any .mat of that form
+Writes:  result.txt and metrics.json beside it
+Run:     python evaluate_gpu.py --name ft_ResNet50
 """
 
 import utils

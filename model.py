@@ -2,7 +2,7 @@
 
     net = build(opts)            opts: backbone, head, stride, droprate, linear_num, nclasses
     logits, feature = net(x)     for training: a list of (B, C) scores, one an element of the head, and (B, D)
-    f = net.embed(x)             for all else: (B, D), one raw forward pass. reid.features.describe makes it a descriptor
+    f = net.embed(x)             for all else: (B, D), one raw forward pass; see reid.features.describe
 
 Names in the state_dict are those of the well-known PyTorch baseline (`model.*`, `classifier.add_block.*`, ...), so that
 its weights load here and ours load there.
@@ -173,7 +173,7 @@ def build(opts):
 
 
 def initialise(model, weights, backbone):
-    """`--weights`: 'imagenet' (downloaded by torchvision), 'none', or a local file. Returns a line that says what it did."""
+    """`--weights`: 'imagenet' (torchvision downloads them), 'none', or a local file. Returns a line of what was done."""
     if weights == 'none':
         return 'random weights: the backbone learns from scratch (raise --backbone_lr to 1, and --total_epoch)'
     if weights == 'imagenet':
@@ -207,8 +207,8 @@ def load_weights(model, path, warm_start=False):
     if missing:
         shapes = [f'{n}: file {tuple(state[n].shape)}, network {tuple(own[n].shape)}' for n in missing if n in state]
         raise Problem(
-            f'{path} does not fit this network: {len(found)} of {len(own)} tensors match, {len(missing)} do not, such as '
-            f'{(shapes or missing)[0]}. Was it made with another --backbone, --head, --linear_num or number of identities?'
+            f'{path} does not fit this network: {len(found)} of {len(own)} tensors match, {len(missing)} do not, '
+            f'such as {(shapes or missing)[0]}. Was it made with another --backbone, --head or --linear_num?'
         )
     model.load_state_dict(found, strict=False)
     return f'{path}: {len(found)} of {len(own)} tensors' + (f', not in it: {", ".join(absent)}' if absent else '')

@@ -1,6 +1,8 @@
-"""Reads a run (model/<name>/) and a prepared tree (query, gallery), writes model/<name>/pytorch_result.mat and its figures.
+"""Describe every query and gallery picture by the features of a trained network, and rank them.
 
-python test.py --name ft_ResNet50 --test_dir ../Market/pytorch
+Reads:   model/<name>/ and <test_dir>/{query, gallery}
+Writes:  model/<name>/{pytorch_result.mat, result.txt, metrics.json}
+Run:     python test.py --name ft_ResNet50 --test_dir ../Market/pytorch
 """
 
 import time

@@ -1,6 +1,8 @@
-"""Reads a prepared tree (<data>/pytorch/train or train_all, val), writes model/<name>/: net_*.pth, opts.yaml, log.csv, train.jpg.
+"""Fit a network to the pictures of a prepared tree.
 
-python train.py --name ft_ResNet50 --train_all --batchsize 32 --data_dir ../Market/pytorch
+Reads:   <data_dir>/train or train_all, and val
+Writes:  model/<name>/{net_*.pth, opts.yaml, log.csv, train.jpg}
+Run:     python train.py --name ft_ResNet50 --train_all --batchsize 32 --data_dir ../Market/pytorch
 """
 
 import csv
@@ -230,7 +232,7 @@ def begin(folder, opts):
 
 
 def resume(folder, opts):
-    """The state of an interrupted run, and its options put into opts. A typed option that contradicts them is an error."""
+    """The state of an interrupted run, and its options put into opts. A typed one that contradicts them is an error."""
     saved = utils.read_opts(utils.find_run(opts.name))
     free = {'name', 'resume', 'overwrite', 'data_dir', 'gpu_ids', 'num_workers', 'eval_every'}
     utils.agree(opts, saved, [name for name in saved if name not in free], f'{folder}/opts.yaml')

@@ -30,7 +30,7 @@ RUNS = Path('model')
 
 
 def network_options(parser):
-    """The options that decide the shape of a network. train.py sets them; test.py only checks them against opts.yaml."""
+    """The options that decide the shape of a network. train.py sets them; test.py checks them against opts.yaml."""
     group = parser.add_argument_group('network')
     group.add_argument(
         '--backbone',
@@ -143,7 +143,7 @@ def precision(opts, device):
 def seed(number):
     """From here on random, numpy and torch (its workers too) draw the same numbers again."""
     random.seed(number)
-    np.random.seed(number % 2**32)
+    np.random.seed(number % 2**32)  # noqa: NPY002 (what other people's augmentations draw from)
     torch.manual_seed(number)
 
 

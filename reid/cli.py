@@ -1,6 +1,7 @@
 """How every script starts and ends: options in, exit code out, sentences instead of tracebacks."""
 
 import argparse
+import os
 import sys
 
 from reid.problem import Problem
@@ -27,6 +28,9 @@ def start(main, options, argv=None):
     except KeyboardInterrupt:
         print(f'\n{parser.prog}: stopped', file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say on the way out
+        sys.exit(141)
 
 
 def parse(parser, argv=None):

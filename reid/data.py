@@ -1,4 +1,4 @@
-"""Pictures from the tree that prepare.py makes: <data>/pytorch/{train,val,train_all,query,gallery,multi-query}/<id>/."""
+"""Pictures from the tree that prepare.py makes: pytorch/{train,val,train_all,query,gallery,multi-query}/<id>/."""
 
 from collections import namedtuple
 from pathlib import Path
@@ -74,7 +74,7 @@ def numbers(*parts):
         number = {name: int(name) for name in names}
     except ValueError:
         number = {name: i for i, name in enumerate((n for n in names if n != '-1'), 1)} | {'-1': -1}
-    if len(set(number.values())) < len(number) and '-1' not in number:
+    if len(set(number.values())) < len(number):
         raise Problem('two identity folders are the same number, such as 7 and 007: rename one of them')
     return [np.array([number[name] for name in people.ids], np.int64) for people in parts]
 

@@ -51,7 +51,7 @@ SIZE = (128, 256)  # every picture is shown at one size, whatever its box was
 
 
 def ranking(query, hits, junk, title, note, path, heat=None):
-    """query: (picture, caption); hits: [(picture, caption, verdict)], verdict True, False or None where it is not known;
+    """query: (picture, caption); hits: [(picture, caption, verdict)], the verdict True, False or None (not known);
     junk: [(picture, caption)] that scored as high as the hits; heat: (1 + hits, h, w) or None."""
     columns, rows = len(hits) + 1, 1 + (heat is not None) + bool(junk)
     figure = Figure(figsize=(1.08 * columns + 0.5, 2.62 * rows + 0.75))

@@ -108,6 +108,7 @@ def multi_query(query, pool):
     order = np.argsort(inverse.ravel(), kind='stable')
     starts = np.searchsorted(inverse.ravel()[order], np.arange(len(pairs)))
     sums = np.add.reduceat(pool.f[order], starts, axis=0)
-    mean = dict(zip(map(tuple, pairs.tolist()), sums / np.diff([*starts, len(order)])[:, None], strict=True))
+    counts = np.diff([*starts, len(order)])[:, None].astype(np.float32)
+    mean = dict(zip(map(tuple, pairs.tolist()), sums / counts, strict=True))
     own = zip(query.f, query.ids.tolist(), query.cams.tolist(), strict=True)
     return query._replace(f=np.stack([mean.get((i, c), f) for f, i, c in own]))

@@ -68,7 +68,7 @@ def reciprocal(neighbours, k):
 
 
 def expand(R, half):
-    """R*(p): R(p, k1) and every R(q, k1/2) of a q in R(p, k1) that shares more than two thirds of itself with R(p, k1)."""
+    """R*(p): R(p, k1), and R(q, k1/2) of every q in it if more than two thirds of that lie in R(p, k1)."""
     shared = (R @ half.T).multiply(R).tocoo()  # |R(p, k1) & R(q, k1/2)| for each q in R(p, k1)
     size = half.sum(1)
     accepted = shared.data > 2 / 3 * size[shared.col]

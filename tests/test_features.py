@@ -1,0 +1,92 @@
+"""Descriptors: mirrored views, scales, parts, order: python -m pytest tests/test_features.py"""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from reid import data, features, heatmap
+from reid.problem import Problem
+
+
+class Toy(nn.Module):
+    """A network whose feature depends on left and right, and on the size of the picture."""
+
+    def __init__(self, parts=1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts, self.conv = parts, nn.Conv2d(3, 8, 3, padding=1)
+        self.seen = []
+
+    def maps(self, x):
+        self.seen.append(tuple(x.shape[2:]))
+        return self.conv(x).relu()
+
+    def pool(self, maps):
+        ramp = torch.linspace(0, 1, maps.shape[3])
+        return (F.adaptive_avg_pool2d(maps * ramp, (self.parts, 1))).flatten(1)
+
+    def embed(self, x):
+        return self.pool(self.maps(x))
+
+
+@torch.no_grad()
+def test_a_descriptor_is_the_sum_of_both_views_of_unit_length():
+    net, x = Toy(), torch.randn(4, 3, 16, 8)
+    total = net.embed(x) + net.embed(x.flip(3))
+    torch.testing.assert_close(features.describe(net, x), total / total.norm(dim=1, keepdim=True))
+    plain = net.embed(x)
+    torch.testing.assert_close(features.describe(net, x, flip=False), plain / plain.norm(dim=1, keepdim=True))
+
+
+@torch.no_grad()
+def test_each_part_has_the_same_say():
+    net, x = Toy(parts=6), torch.randn(4, 3, 24, 8)
+    total = (net.embed(x) + net.embed(x.flip(3))).view(4, 8, 6)  # channel-major
+    expected = total / (total.norm(dim=1, keepdim=True) * 6**0.5)
+    found = features.describe(net, x)
+    torch.testing.assert_close(found, expected.reshape(4, 48))
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+
+
+@torch.no_grad()
+def test_scales_are_areas_of_the_original_picture():
+    net, x = Toy(), torch.randn(2, 3, 40, 20)
+    features.describe(net, x, flip=False, scales=(1, 1.21, 1.44))
+    assert net.seen == [(40, 20), (44, 22), (48, 24)]  # and not 1.1 * 1.2 of it
+
+
+def test_areas_are_read_from_text():
+    assert features.areas('1,1.1') == [1.0, 1.1]
+    for text in ('', '1,', 'x', '0', '-1', 'nan'):
+        with pytest.raises(Problem, match='--ms'):
+            features.areas(text)
+
+
+def test_extraction_keeps_the_order_and_the_last_batch():
+    net, x = Toy(), torch.randn(11, 3, 16, 8)
+    device = torch.device('cpu')
+    batches = data.loader(TensorDataset(x, torch.arange(11)), 4, device, 0)
+    f = features.extract(net, batches, device)
+    assert f.shape == (11, 8)
+    assert f.dtype == np.float32
+    with torch.no_grad():
+        np.testing.assert_allclose(f, features.describe(net.eval(), x).numpy(), atol=1e-6)
+
+
+def test_heat_is_where_the_likeness_is():
+    """A channel that only fires at a bright spot, and a target of that channel: the heat is on the spot."""
+    net = Toy()
+    with torch.no_grad():
+        net.conv.weight.zero_()
+        net.conv.bias.zero_()
+        net.conv.weight[2, :, 1, 1] = 1
+    x = torch.zeros(1, 3, 16, 8)
+    x[0, :, 4, 6] = 1
+    heat = heatmap.heat(net, x, F.one_hot(torch.tensor(2), 8).float())[0]
+    assert heat.shape == (16, 8)
+    assert divmod(int(heat.argmax()), 8) == (4, 6)
+    assert heat.max() == 1
+    assert heat[10:].max() == 0

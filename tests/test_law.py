@@ -1,0 +1,100 @@
+"""The architecture, read from the imports, and the commands of the documents: python -m pytest tests/test_law.py"""
+
+import ast
+import importlib
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+
+from reid import cli
+
+CARDS = ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo']
+REID = sorted(path.stem for path in (ROOT / 'reid').glob('*.py'))
+OURS = {*CARDS, 'make', 'utils', 'model', 'reid'}
+
+
+def imports(path):
+    """All names that a file imports from this project, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f'{node.module}.{alias.name}' for alias in node.names} if node.module == 'reid' else {node.module}
+    return {name for name in found if name.split('.')[0] in OURS}
+
+
+@pytest.mark.parametrize('card', CARDS)
+def test_a_script_never_imports_a_script(card):
+    assert {name.split('.')[0] for name in imports(ROOT / f'{card}.py')} <= {'utils', 'model', 'reid'}
+
+
+def test_arrows_never_run_back_up():
+    assert {name.split('.')[0] for name in imports(ROOT / 'utils.py')} <= {'model', 'reid'}
+    assert {name.split('.')[0] for name in imports(ROOT / 'model.py')} <= {'reid'}
+    for name in REID:
+        assert {name.split('.')[0] for name in imports(ROOT / 'reid' / f'{name}.py')} <= {'reid'}, name
+
+
+def test_reid_is_flat_and_has_no_circles():
+    assert not list((ROOT / 'reid').glob('*/*.py'))
+    assert not (ROOT / 'reid' / '__init__.py').read_text()
+    left = {name: {i.split('.')[1] for i in imports(ROOT / 'reid' / f'{name}.py')} for name in REID}
+    while free := [name for name, needed in left.items() if not needed & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
+@pytest.mark.parametrize('card', CARDS)
+def test_a_script_opens_with_what_it_reads_and_a_command_that_parses(card):
+    doc = ast.get_docstring(ast.parse((ROOT / f'{card}.py').read_text(encoding='utf-8')))
+    assert all(re.search(rf'^{word}: +\S', doc, re.M) for word in ('Reads', 'Writes', 'Run')), doc
+    found = commands(doc)
+    assert any(script == card for script, _ in found)
+    for script, words in found:
+        cli.parse(importlib.import_module(script).options(), words)
+
+
+def commands(text):
+    """[(card, words)] of all lines in a text that run a card."""
+    lines = re.sub(r'\\\n\s*', '', text).splitlines()
+    found = []
+    for line in lines:
+        for match in re.finditer(r'python (\w+)\.py([^`#\n]*)', line):
+            if match[1] in CARDS:
+                found.append((match[1], shlex.split(match[2])))
+    return found
+
+
+def test_the_commands_of_the_readme_parse():
+    found = commands((ROOT / 'README.md').read_text(encoding='utf-8'))
+    assert {card for card, _ in found} == set(CARDS)
+    for card, words in found:
+        cli.parse(importlib.import_module(card).options(), words)
+
+
+def test_the_readme_speaks_of_files_that_are_there():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    blocks = text.split('```')[1::2]  # the annotated tree is one of them
+    names = {name for block in blocks for name in re.findall(r'^\s*([\w./-]+\.(?:py|txt|md|toml))\b', block, re.M)}
+    assert {'prepare.py', 'train.py', 'model.py', 'utils.py'} <= names
+    for name in names:
+        places = [ROOT / name, ROOT / 'reid' / name, ROOT / 'requirements' / name]
+        assert any(place.exists() for place in places), name
+    for link in re.findall(r'\]\((?!https?:|#)([^)#]+)', text):
+        assert (ROOT / link).exists(), link
+
+
+def test_every_optional_import_is_inside_a_function():
+    """The core packages are all that a script may need to start."""
+    core = {'torch', 'torchvision', 'numpy', 'scipy', 'matplotlib', 'yaml', 'tqdm', 'PIL'}
+    standard = set(__import__('sys').stdlib_module_names)
+    for path in [*ROOT.glob('*.py'), *(ROOT / 'reid').glob('*.py')]:
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split('.')[0] in core | standard | OURS, f'{path.name} imports {name}'

@@ -1,0 +1,186 @@
+"""The networks against their description and other people's names: python -m pytest tests/test_model.py"""
+
+from argparse import Namespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision import models
+
+import model as networks
+from reid.problem import Problem
+
+SMALL = (64, 32)
+
+
+def opts(**given):
+    base = {'backbone': 'resnet50', 'head': 'classblock', 'droprate': 0.5, 'nclasses': 11}
+    base |= dict.fromkeys(('height', 'width', 'stride', 'linear_num'))
+    return networks.complete(Namespace(**base | given))
+
+
+def shaken(net):
+    """BatchNorm statistics as after some training: an untrained network in eval mode maps all pictures to one point."""
+    torch.manual_seed(1)
+    for layer in net.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ('given', 'dim', 'maps'),
+    [
+        ({'backbone': 'resnet18'}, 512, (512, 2, 1)),
+        ({}, 512, (2048, 2, 1)),
+        ({'stride': 1, 'linear_num': 128}, 128, (2048, 4, 2)),
+        ({'linear_num': 0}, 2048, (2048, 2, 1)),
+        ({'backbone': 'densenet121'}, 512, (1024, 2, 1)),
+        ({'backbone': 'densenet121', 'stride': 1}, 512, (1024, 3, 1)),
+        ({'backbone': 'resnet18', 'stride': 1}, 512, (512, 4, 2)),
+    ],
+)
+def test_shapes_of_the_plain_net(given, dim, maps):
+    net, x = networks.build(opts(**given)), torch.randn(3, 3, *SMALL)
+    logits, feature = net(x)
+    assert [z.shape for z in logits] == [(3, 11)]
+    assert feature.shape == (3, dim)
+    net.eval()
+    assert net.embed(x).shape == (3, dim)
+    assert net.maps(x).shape == (3, *maps)
+
+
+def test_shapes_of_pcb():
+    net, x = networks.build(opts(head='pcb', backbone='resnet18')), torch.randn(2, 3, 96, 48)
+    logits, feature = net(x)
+    assert [z.shape for z in logits] == [(2, 11)] * 6
+    assert feature.shape == (2, 6 * 256)
+    assert net.eval().embed(x).shape == (2, 512 * 6)
+
+
+def test_defaults_follow_the_head():
+    plain, pcb = opts(), opts(head='pcb')
+    assert (plain.height, plain.width, plain.stride, plain.linear_num) == (256, 128, 2, 512)
+    assert (pcb.height, pcb.width, pcb.stride, pcb.linear_num) == (384, 192, 1, 256)
+    assert opts(head='pcb', height=96).height == 96
+
+
+def test_the_head_begins_as_described():
+    torch.manual_seed(0)
+    block = networks.ClassBlock(2048, 751)
+    assert [type(layer) for layer in block.add_block] == [nn.Linear, nn.BatchNorm1d, nn.Dropout]
+    assert block.add_block[0].weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)  # kaiming, fan out
+    assert block.add_block[1].weight.mean().item() == pytest.approx(1, abs=0.01)
+    assert block.add_block[1].weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert block.classifier[0].weight.std().item() == pytest.approx(1e-4, rel=0.02)
+    for layer in (block.add_block[0], block.add_block[1], block.classifier[0]):
+        assert not layer.bias.any()
+
+
+def test_heads_are_everything_but_the_backbone():
+    for net in (networks.build(opts(backbone='resnet18')), networks.build(opts(head='pcb', backbone='resnet18'))):
+        heads = {id(p) for head in net.heads() for p in head.parameters()}
+        names = {name.split('.')[0] for name, p in net.named_parameters() if id(p) not in heads}
+        assert names == {'model'}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# checkpoints with the names that the field's PyTorch baseline gives them, made here from torchvision's networks
+
+
+def baseline_checkpoint(backbone, head):
+    """(state_dict by the well-known names, function x -> raw test feature), without this project's model.py."""
+    net = shaken(getattr(models, backbone)(weights=None))
+    channels = {'resnet50': 2048, 'densenet121': 1024}[backbone]
+    state = {f'model.{name}': value for name, value in net.state_dict().items()}
+    heads = {}
+    for name in [f'classifier{i}' for i in range(6)] if head == 'pcb' else ['classifier']:
+        width = 256 if head == 'pcb' else 512
+        block = nn.Sequential(nn.Linear(channels, width), nn.BatchNorm1d(width))
+        heads[name] = shaken(block)
+        state |= {f'{name}.add_block.{key}': value for key, value in block.state_dict().items()}
+        last = nn.Linear(width, 11)
+        state |= {f'{name}.classifier.0.{key}': value for key, value in last.state_dict().items()}
+
+    def embed(x):
+        if backbone == 'densenet121':
+            return heads['classifier'](F.adaptive_avg_pool2d(net.features(x), 1).flatten(1))
+        if head == 'pcb':
+            net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
+        for part in ('conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4'):
+            x = getattr(net, part)(x)
+        if head == 'pcb':
+            return F.adaptive_avg_pool2d(x, (6, 1)).view(len(x), 2048 * 6)
+        return heads['classifier'](F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    return state, embed
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'head'), [('resnet50', 'classblock'), ('densenet121', 'classblock'), ('resnet50', 'pcb')]
+)
+@pytest.mark.parametrize('wrapped', [False, True])
+@torch.no_grad()
+def test_checkpoints_of_the_baseline_give_the_same_features(backbone, head, wrapped, tmp_path):
+    state, embed = baseline_checkpoint(backbone, head)
+    path = tmp_path / 'net_last.pth'
+    averaged = {'n_averaged': torch.tensor(5), **{f'module.{name}': value for name, value in state.items()}}
+    torch.save(averaged if wrapped else state, path)
+    net = networks.build(opts(backbone=backbone, head=head)).eval()
+    assert set(net.state_dict()) == set(state)
+    networks.load_weights(net, path)
+    x = torch.randn(2, 3, *((192, 96) if head == 'pcb' else (128, 64)))
+    found, expected = net.embed(x), embed(x)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_bare_backbone_warms_up_a_run(tmp_path):
+    net = models.resnet18(weights=None)
+    torch.save(net.state_dict(), tmp_path / 'resnet18.pth')
+    ours = networks.build(opts(backbone='resnet18'))
+    text = networks.load_weights(ours, tmp_path / 'resnet18.pth', warm_start=True)
+    assert 'not in it: classifier.add_block.0.weight' in text
+    assert torch.equal(ours.model.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+    with pytest.raises(Problem, match='does not fit'):  # good enough to begin with, not to test
+        networks.load_weights(ours, tmp_path / 'resnet18.pth')
+
+
+def test_a_run_with_another_number_of_identities_warms_up_a_run(tmp_path):
+    old, new = networks.build(opts(backbone='resnet18', nclasses=5)), networks.build(opts(backbone='resnet18'))
+    torch.save(old.state_dict(), tmp_path / 'old.pth')
+    text = networks.load_weights(new, tmp_path / 'old.pth', warm_start=True)
+    assert text.endswith('not in it: classifier.classifier.0.weight, classifier.classifier.0.bias')
+    assert torch.equal(new.classifier.add_block[0].weight, old.classifier.add_block[0].weight)
+
+
+@pytest.mark.parametrize('content', [b'no weights at all', {'a': 1}, {'conv9.weight': torch.zeros(3)}, [1, 2]])
+def test_files_that_match_nothing_are_refused(content, tmp_path):
+    path = tmp_path / 'x.pth'
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(Problem, match=r'x\.pth'):
+        networks.initialise(networks.build(opts(backbone='resnet18')), str(path), 'resnet18')
+
+
+def test_nothing_but_tensors_is_unpickled(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'sprung'), 'w'))
+
+    torch.save({'conv1.weight': Trap()}, tmp_path / 'trap.pth')
+    with pytest.raises(Problem, match='safely'):
+        networks.read_state(tmp_path / 'trap.pth')
+    assert not (tmp_path / 'sprung').exists()
+
+
+def test_blocked_download_is_a_sentence(monkeypatch):
+    def blocked(weights=None):
+        raise OSError('blocked')
+
+    net = networks.build(opts(backbone='resnet18'))
+    entry = networks.BACKBONES['resnet18']._replace(make=blocked)
+    monkeypatch.setitem(networks.BACKBONES, 'resnet18', entry)
+    with pytest.raises(Problem, match='--weights PATH'):
+        networks.initialise(net, 'imagenet', 'resnet18')

@@ -1,0 +1,268 @@
+"""The six cards as a user runs them, on a toy data set of a few pictures: python -m pytest tests/test_pipeline.py"""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from PIL import Image
+from scipy.io import loadmat, savemat
+
+SMALL = '--backbone resnet18 --height 64 --width 32 --linear_num 32 --weights none --batchsize 8'
+SMALL = [*SMALL.split(), *'--num_workers 0 --seed 3 --gpu_ids -1'.split()]
+KEYS = {'rank1', 'rank5', 'rank10', 'map_trapezoid', 'map_standard', 'minp', 'queries', 'queries_without_good'}
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory, card):
+    """A working folder with a toy data set and a run of two epochs, tested with multi-query."""
+    cwd = tmp_path_factory.mktemp('place')
+    done = card('prepare.py', '--dataset', 'toy', '--ids', 12, '--images', 6, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    done = card('train.py', '--name', 'a', '--data_dir', 'data/toy', '--train_all', '--total_epoch', 2, *SMALL, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    done = card('test.py', '--name', 'a', '--multi', '--num_workers', 0, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd
+
+
+def state(path):
+    return torch.load(path, weights_only=True)
+
+
+def log(folder):
+    with (folder / 'log.csv').open() as file:
+        return list(csv.DictReader(file))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_leaves_a_run(place):
+    run = place / 'model' / 'a'
+    opts = yaml.safe_load((run / 'opts.yaml').read_text())
+    assert opts['backbone'] == 'resnet18'
+    assert opts['run']['nclasses'] == 6
+    rows = log(run)
+    assert [row['epoch'] for row in rows] == ['1', '2']
+    assert all(0 <= float(row['val_top1err']) <= 1 and float(row['train_loss']) > 0 for row in rows)
+    with Image.open(run / 'train.jpg') as picture:
+        assert picture.size[0] > 600
+    assert not list(run.glob('*.part'))
+
+
+def test_the_result_has_the_documented_form(place):
+    content = loadmat(place / 'model' / 'a' / 'pytorch_result.mat')
+    gallery = sorted((place / 'data/toy/pytorch/gallery').glob('*/*'), key=lambda p: (p.parent.name, p.name))
+    assert content['gallery_f'].shape == (len(gallery), 32)
+    np.testing.assert_allclose(np.linalg.norm(content['gallery_f'], axis=1), 1, atol=1e-5)
+    assert content['gallery_label'].ravel().tolist() == [int(path.parent.name) for path in gallery]
+    assert content['gallery_cam'].ravel().tolist() == [int(path.name.split('_c')[1][0]) for path in gallery]
+    assert [p.item() for p in content['gallery_path'].ravel()] == [f'gallery/{p.parent.name}/{p.name}' for p in gallery]
+    assert {'mquery_f', 'mquery_label', 'mquery_cam'} <= set(loadmat(place / 'model' / 'a' / 'multi_query.mat'))
+
+
+def test_evaluation_says_the_same_again(place, card):
+    """test.py and evaluate_gpu.py print the same figures; without a name the run last tested is taken, and named."""
+    metrics = json.loads((place / 'model' / 'a' / 'metrics.json').read_text())
+    assert KEYS | {'multi'} == set(metrics)
+    assert set(metrics['multi']) == KEYS
+    done = card('evaluate_gpu.py', cwd=place)
+    assert done.stdout.startswith('a: the run last tested\n')
+    assert f'Rank@1:{metrics["rank1"]:.6f}' in done.stdout
+    assert f'multi Rank@1:{metrics["multi"]["rank1"]:.6f}' in done.stdout
+    assert json.loads((place / 'model' / 'a' / 'metrics.json').read_text()) == metrics
+    done = card('evaluate_rerank.py', '--k1', 6, '--k2', 3, '--lamb', 0.5, cwd=place)
+    assert 're-ranked Rank@1:' in done.stdout
+    again = json.loads((place / 'model' / 'a' / 'metrics.json').read_text())
+    assert set(again) == set(metrics) | {'rerank'}
+    assert (again['rerank']['k1'], again['rerank']['lambda_value']) == (6, 0.5)
+
+
+def test_a_result_of_the_baseline_is_evaluated_and_shown(place, card, tmp_path):
+    content = loadmat(place / 'model' / 'a' / 'pytorch_result.mat')
+    names = ('gallery_f', 'gallery_label', 'gallery_cam', 'query_f', 'query_label', 'query_cam')
+    savemat(tmp_path / 'theirs.mat', {name: content[name] for name in names})
+    done = card('evaluate_gpu.py', tmp_path / 'theirs.mat', cwd=tmp_path)
+    metrics = json.loads((place / 'model' / 'a' / 'metrics.json').read_text())
+    assert f'Rank@1:{metrics["rank1"]:.6f}' in done.stdout
+    assert (tmp_path / 'metrics.json').is_file()
+    done = card('demo.py', tmp_path / 'theirs.mat', '--test_dir', place / 'data/toy', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'show.png').is_file()
+    done = card('demo.py', tmp_path / 'theirs.mat', cwd=tmp_path)
+    assert (done.returncode, '--test_dir' in done.stderr) == (2, True)
+
+
+def test_an_epoch_can_be_tested_and_leaves_nothing_stale(place, card):
+    run = place / 'model' / 'b'
+    words = ['--name', 'b', '--data_dir', 'data/toy/pytorch', '--total_epoch', 11, '--wa', *SMALL]
+    done = card('train.py', *words, '--holdout', 3, '--eval_every', 5, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in run.glob('net_*.pth')) == [
+        'net_010.pth',
+        'net_average.pth',
+        'net_average_bn.pth',
+        'net_last.pth',
+    ]
+    assert [row['epoch'] for row in log(run) if row['rank1']] == ['5', '10', '11']
+    assert yaml.safe_load((run / 'opts.yaml').read_text())['run']['nclasses'] == 3
+    done = card('test.py', '--name', 'b', '--which_epoch', 10, '--multi', cwd=place)
+    assert done.returncode == 0, done.stderr
+    ten = loadmat(run / 'pytorch_result.mat')['query_f']
+    done = card('test.py', '--name', 'b', '--which_epoch', 'average', '--ms', '1,1.1', '--no_flip', cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert not (run / 'multi_query.mat').exists()
+    assert 'multi' not in json.loads((run / 'metrics.json').read_text())
+    assert not np.allclose(loadmat(run / 'pytorch_result.mat')['query_f'], ten, atol=1e-3)
+
+
+def test_a_seed_gives_the_same_run_and_a_stopped_run_goes_on_exactly(place, card):
+    """a again under another name; and c, stopped after its first epoch by Ctrl-C, then resumed."""
+    words = ['--data_dir', 'data/toy', '--train_all', '--total_epoch', 2, *SMALL]
+    assert card('train.py', '--name', 'again', *words, cwd=place).returncode == 0
+    expected = state(place / 'model/a/net_last.pth')
+    assert same(expected, state(place / 'model/again/net_last.pth'))
+
+    run = place / 'model' / 'c'
+    command = [sys.executable, '-u', ROOT / 'train.py', '--name', 'c', *map(str, words)]
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (run / 'log.csv').exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.skip('the run was over before it could be stopped')
+    assert process.returncode == 130, err
+    assert 'Traceback' not in err
+    assert '--resume' in out
+    assert (run / 'net_last.pth').is_file()
+    assert len(log(run)) == 1
+
+    done = card('train.py', '--name', 'c', '--resume', '--lr', 0.1, cwd=place)
+    assert (done.returncode, '--lr 0.1 contradicts' in done.stderr) == (2, True)
+    done = card('train.py', '--name', 'c', '--resume', cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert same(expected, state(run / 'net_last.pth'))
+    timeless = [[{**row, 'seconds': 0} for row in log(place / 'model' / name)] for name in ('a', 'c')]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_run_is_not_overwritten_by_accident(place, card):
+    words = ['--data_dir', 'data/toy', '--total_epoch', 0, *SMALL]
+    done = card('train.py', '--name', 'a', *words, cwd=place)
+    assert done.returncode == 2
+    assert '--resume' in done.stderr
+    assert '--overwrite' in done.stderr
+    assert card('train.py', '--name', 'zero', *words, cwd=place).returncode == 0
+    assert card('train.py', '--name', 'zero', *words, '--overwrite', cwd=place).returncode == 0
+    assert (place / 'model/zero/net_last.pth').is_file()
+    assert card('test.py', '--name', 'zero', cwd=place).returncode == 0
+
+
+def test_pcb_in_bfloat16_by_its_old_flag(place, card):
+    words = [*SMALL, '--PCB', '--height', 96, '--width', 48, '--total_epoch', 1, '--bf16', '--cosine', '--warm', 1]
+    done = card('train.py', '--name', 'pcb', '--data_dir', 'data/toy', *words, '--linear_num', 16, cwd=place)
+    assert done.returncode == 0, done.stderr
+    done = card('test.py', '--name', 'pcb', '--PCB', '--test_dir', 'data/toy', cwd=place)
+    assert done.returncode == 0, done.stderr
+    content = loadmat(place / 'model/pcb/pytorch_result.mat')
+    assert content['query_f'].shape[1] == 512 * 6
+    parts = content['query_f'].reshape(-1, 512, 6)
+    np.testing.assert_allclose((parts**2).sum(1), 1 / 6, atol=1e-5)
+
+
+def test_worker_processes_and_all_augmentation(place, card):
+    words = [*SMALL, '--num_workers', 2, '--color_jitter', '--erasing_p', 0.5, '--label_smooth', 0.1]
+    for name in ('two', 'two-again'):
+        done = card('train.py', '--name', name, '--data_dir', 'data/toy', '--total_epoch', 1, *words, cwd=place)
+        assert done.returncode == 0, done.stderr
+    assert same(*(state(place / 'model' / name / 'net_last.pth') for name in ('two', 'two-again')))
+
+
+@pytest.mark.parametrize('more', [[], ['--heatmap'], ['--query_index', 2, '--topk', 4]])
+def test_demo_draws_a_ranking(place, card, more):
+    run = place / 'model' / 'a'
+    done = card('demo.py', '--name', 'a', *more, cwd=place)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    hits = [line.split() for line in lines if line.split()[0].isdigit()]
+    assert len(hits) == (4 if '--topk' in more else 10)
+    content = loadmat(run / 'pytorch_result.mat')
+    index = 2 if '--query_index' in more else 0
+    person, cam = content['query_label'][0, index], content['query_cam'][0, index]
+    for rank, (place_, score, verdict, path) in enumerate(hits, 1):
+        name = path.split('/')[-1]
+        assert int(place_) == rank
+        assert (verdict == 'right') == (int(path.split('/')[-2]) == person)
+        assert not (verdict == 'right' and f'_c{cam}' in name)
+        assert -1 <= float(score) <= 1
+    with Image.open(run / 'show.png') as picture:
+        assert picture.info['dpi'][0] == pytest.approx(150, abs=1)
+        colours = {colour for _, colour in picture.convert('RGB').getcolors(2**24)}
+        assert (0x1A, 0x98, 0x50) in colours or (0xD7, 0x30, 0x27) in colours
+
+
+def test_demo_takes_a_picture_of_ones_own_and_all_queries(place, card):
+    own = next((place / 'data/toy/query').glob('*.jpg'))
+    done = card('demo.py', '--name', 'a', '--image', own, cwd=place)
+    assert done.returncode == 0, done.stderr
+    content = loadmat(place / 'model/a/pytorch_result.mat')
+    paths = [p.item().split('/')[-1] for p in content['query_path'].ravel()]
+    scores = content['gallery_f'][content['gallery_label'][0] != -1] @ content['query_f'][paths.index(own.name)]
+    assert float(done.stdout.split()[done.stdout.split().index('1') + 1]) == pytest.approx(scores.max(), abs=2e-4)
+    done = card('demo.py', '--name', 'a', '--all', cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert len(list((place / 'model/a/rankings').glob('*.png'))) == len(paths)
+
+
+@pytest.mark.parametrize(
+    ('script', 'words', 'expected'),
+    [
+        ('train.py', ['--data_dir', 'nowhere'], 'no such folder'),
+        ('train.py', ['--data_dir', 'data'], 'are expected'),
+        ('train.py', ['--data_dir', 'data/toy', '--holdout', '99', '--weights', 'none'], '--holdout 99'),
+        ('train.py', ['--data_dir', 'data/toy', '--weights', 'gone.pth'], 'gone.pth'),
+        ('train.py', ['--name', 'none', '--resume'], 'Runs that are there: a'),
+        ('train.py', ['--name', '../x', '--data_dir', 'data/toy'], '--name'),
+        ('test.py', ['--name', 'ft_ResNet5'], 'Runs that are there: a'),
+        ('test.py', ['--name', 'a', '--test_dir', 'data/toy/query'], 'gallery, query are expected'),
+        ('test.py', ['--name', 'a', '--which_epoch', '59'], 'There are: last'),
+        ('test.py', ['--name', 'a', '--stride', '1'], 'contradicts'),
+        ('test.py', ['--name', 'a', '--ms', 'x'], '--ms'),
+        ('evaluate_gpu.py', ['gone.mat'], 'gone.mat'),
+        ('evaluate_gpu.py', ['data/toy/toy.yaml'], 'cannot be read'),
+        ('evaluate_rerank.py', ['--name', 'nobody'], 'Runs that are there: a'),
+        ('demo.py', ['--name', 'a', '--query_index', '9999'], '0 to'),
+        ('demo.py', ['--name', 'a', '--image', 'data/toy/toy.yaml'], 'not a picture'),
+        ('demo.py', ['--name', 'a', '--test_dir', 'nowhere'], 'no such folder'),
+    ],
+)
+def test_mistakes_get_a_sentence(place, script, words, expected, capsys, monkeypatch):
+    """As start() runs it, without a process for each."""
+    import importlib
+
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    module = importlib.import_module(script.removesuffix('.py'))
+    with pytest.raises(SystemExit) as end:
+        cli.start(module.main, module.options, words)
+    assert end.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('script', ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo'])
+def test_help_needs_no_gpu_and_no_data(script, card, tmp_path):
+    done = card(f'{script}.py', '--help', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f'python {script}.py' in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,104 @@
+"""Result files, ours and other people's: python -m pytest tests/test_results.py"""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+
+from reid import results
+from reid.problem import Problem
+from reid.results import Features
+
+
+@pytest.fixture
+def parts():
+    rng = np.random.default_rng(0)
+
+    def part(n, name):
+        f = rng.standard_normal((n, 8)).astype(np.float32)
+        f /= np.linalg.norm(f, axis=1, keepdims=True)
+        paths = [f'{name}/{i:04d}/é {i}.jpg' for i in range(n)]
+        return Features(f, rng.integers(1, 4, n), rng.integers(1, 4, n), paths)
+
+    return {'gallery': part(30, 'gallery'), 'query': part(7, 'query')}
+
+
+def test_the_keys_that_matlab_and_the_baseline_read(parts, tmp_path):
+    path = results.save(tmp_path, 'pytorch_result', {'data_dir': '/x'}, **parts)
+    assert path == tmp_path / 'pytorch_result.mat'
+    content = loadmat(path)
+    assert content['gallery_f'].dtype == np.float32
+    assert content['gallery_f'].shape == (30, 8)
+    assert content['gallery_label'].shape == content['gallery_cam'].shape == (1, 30)
+    assert content['query_label'].dtype == content['query_cam'].dtype == np.int64
+
+
+@pytest.mark.parametrize('limit', [2**32, 100])
+def test_what_is_saved_is_loaded(parts, tmp_path, limit, monkeypatch):
+    monkeypatch.setattr(results, 'LIMIT', limit)
+    path = results.save(tmp_path, 'pytorch_result', {'data_dir': '/a b', 'ms': '1,1.1'}, **parts)
+    assert path.suffix == ('.npz' if limit == 100 else '.mat')
+    assert results.find(tmp_path) == path
+    found, about = results.load(path, 'gallery', 'query')
+    assert about == {'data_dir': '/a b', 'ms': '1,1.1'}
+    for ours, theirs in zip(found, (parts['gallery'], parts['query']), strict=True):
+        for column in ('f', 'ids', 'cams'):
+            np.testing.assert_array_equal(getattr(ours, column), getattr(theirs, column))
+        assert ours.paths == theirs.paths
+
+
+def test_a_result_replaces_the_other_kind(parts, tmp_path, monkeypatch):
+    results.save(tmp_path, 'pytorch_result', {}, **parts)
+    monkeypatch.setattr(results, 'LIMIT', 100)
+    results.save(tmp_path, 'pytorch_result', {}, **parts)
+    assert [path.name for path in tmp_path.iterdir()] == ['pytorch_result.npz']
+
+
+def test_results_of_the_baseline_have_no_paths(parts, tmp_path):
+    query, gallery = parts['query'], parts['gallery']
+    content = {'query_f': query.f, 'query_label': query.ids.tolist(), 'query_cam': query.cams.tolist()}
+    content |= {'gallery_f': gallery.f, 'gallery_label': gallery.ids.tolist(), 'gallery_cam': gallery.cams.tolist()}
+    savemat(tmp_path / 'theirs.mat', content)
+    (found, _), about = results.load(tmp_path / 'theirs.mat', 'gallery', 'query')
+    assert found.paths is None
+    assert about == {}
+    np.testing.assert_array_equal(found.ids, gallery.ids)
+
+
+def test_evaluate_prints_and_records(parts, tmp_path, capsys):
+    path = results.save(tmp_path, 'pytorch_result', {}, **parts)
+    figures = results.evaluate(path, 'cpu')
+    out = capsys.readouterr().out
+    assert f'Rank@1:{figures["rank1"]:.6f}' in out
+    assert '(trapezoid)' in out
+    assert '(standard)' in out
+    assert json.loads((tmp_path / 'metrics.json').read_text()) == figures
+    pool = {'mquery': parts['query']._replace(paths=['x'] * 7)}
+    results.save(tmp_path, 'multi_query', {}, **pool)
+    results.record(tmp_path, 'kept', rerank={'rank1': 1})
+    results.evaluate(path, 'cpu')
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert set(metrics) == {*figures, 'multi', 'rerank'}
+    assert len((tmp_path / 'result.txt').read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (b'not a mat file', 'cannot be read'),
+        ({'query_f': np.zeros((2, 3))}, 'query_label, query_cam expected, found query_f'),
+        ({'query_f': np.zeros((2, 3)), 'query_label': [1], 'query_cam': [1, 2]}, 'with 1 labels and 2 cameras'),
+    ],
+)
+def test_broken_files_are_sentences(content, words, tmp_path):
+    path = tmp_path / 'x.mat'
+    path.write_bytes(content) if isinstance(content, bytes) else savemat(path, content)
+    with pytest.raises(Problem, match=words):
+        results.load(path, 'query')
+
+
+def test_features_of_two_networks_are_refused(parts, tmp_path):
+    path = results.save(tmp_path, 'x', {}, query=parts['query'], gallery=parts['gallery']._replace(f=np.ones((30, 9))))
+    with pytest.raises(Problem, match='differ in the length'):
+        results.load(path, 'query', 'gallery')
