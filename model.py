@@ -173,7 +173,7 @@ def build(opts):
 
 
 def initialise(model, weights, backbone):
-    """`--weights`: 'imagenet' (torchvision downloads them), 'none', or a local file. Returns a line of what was done."""
+    """`--weights`: 'imagenet' (torchvision downloads them), 'none', or a local file. Says what was done."""
     if weights == 'none':
         return 'random weights: the backbone learns from scratch (raise --backbone_lr to 1, and --total_epoch)'
     if weights == 'imagenet':

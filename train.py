@@ -83,83 +83,62 @@ def main(opts):
     # 2. data
     root = data.tree(opts.data_dir, ['train_all' if opts.train_all else 'train', 'val'])
     train, val, held_out = identities(root, opts)
+    names = sorted(set(train.ids))
+    label = {name: i for i, name in enumerate(names)}
     shift = opts.head != 'pcb'  # its stripes should stay where they are
     augment = data.train_transform(opts.height, opts.width, opts.erasing_p, opts.color_jitter, shift)
     plain = data.test_transform(opts.height, opts.width)
-    names = sorted(set(train.ids))
-    label = {name: i for i, name in enumerate(names)}
-    batches = {
-        'train': data.loader(
-            data.Pictures(train.paths, [label[i] for i in train.ids], augment),
-            opts.batchsize,
-            device,
-            opts.num_workers,
-            True,
-        ),
-        'val': data.loader(
-            data.Pictures(val.paths, [label[i] for i in val.ids], plain), opts.batchsize, device, opts.num_workers
-        ),
-    }
+    batches = {}
+    for phase, people, transform in (('train', train, augment), ('val', val, plain)):
+        pictures = data.Pictures(people.paths, [label[name] for name in people.ids], transform)
+        batches[phase] = data.loader(pictures, opts.batchsize, device, opts.num_workers, train=phase == 'train')
     print(f'{root}: {len(train.paths)} pictures of {len(names)} identities to train, {len(val.paths)} in val')
 
     # 3. model
     opts.nclasses = len(names)
     model = networks.build(opts)
-    if not opts.resume:
-        print(networks.initialise(model, opts.weights, opts.backbone))
+    print(restored(state, names, folder) if state else networks.initialise(model, opts.weights, opts.backbone))
     model = model.to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.996)) if opts.wa else None
 
-    # 4. optimiser
-    steps = len(batches['train'])
+    # 4. loss, optimiser, precision
+    criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
     optimizer = optim.sgd(model, opts.lr, opts.backbone_lr, opts.weight_decay)
+    steps = len(batches['train'])
     schedule = optim.schedule(optimizer, opts.lr, opts.total_epoch, steps, opts.warm_epoch, opts.cosine)
     cast, scaling = utils.precision(opts, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=scaling)
-    criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
-    parts = {'model': model, 'optimizer': optimizer, 'schedule': schedule, 'scaler': scaler, 'average': average}
-    parts = {name: part for name, part in parts.items() if part is not None}
-    log = restore(state, parts, folder) if state else []
+    scaler = torch.amp.GradScaler(device.type, enabled=scaling)  # keeps small gradients of --fp16 from vanishing
+
+    parts = {'model': model, 'optimizer': optimizer, 'schedule': schedule, 'scaler': scaler}
+    parts |= {'average': average} if average else {}
+    for name, part in parts.items() if state else ():
+        part.load_state_dict(state[name])
+    log = state['log'] if state else []
+
+    def learn(loss):
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
 
     # 5. loop
-    folder.mkdir(parents=True, exist_ok=True)
+    if not state:
+        clear(folder)
+        keep(folder, 0, parts, log, names)
     utils.save_opts(opts, folder)
-    done = len(log)
     try:
-        for epoch in range(done + 1, opts.total_epoch + 1):
+        for epoch in range(len(log) + 1, opts.total_epoch + 1):
             utils.seed(opts.seed + epoch)  # each epoch draws from its own seed, so a resumed run draws the same
             began, row = time.time(), {'epoch': epoch, 'lr': optimizer.param_groups[-1]['lr']}
-            for phase in ('train', 'val'):
-                model.train(phase == 'train')
-                loss_sum = torch.zeros((), device=device)
-                wrong = torch.zeros((), device=device)
-                seen = 0
-                bar = tqdm(batches[phase], desc=f'epoch {epoch}/{opts.total_epoch} {phase}', leave=False, disable=None)
-                for x, y in bar:
-                    x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)  # (B, 3, H, W), (B,)
-                    with torch.set_grad_enabled(phase == 'train'):
-                        with cast:
-                            logits, _ = model(x)  # a list of (B, C)
-                        loss = sum(criterion(z.float(), y) for z in logits)
-
-                    if phase == 'train':
-                        optimizer.zero_grad()
-                        scaler.scale(loss).backward()
-                        scaler.step(optimizer)
-                        scaler.update()
-                        schedule.step()
-
-                    with torch.no_grad():
-                        top1 = sum(z.float().softmax(1) for z in logits).argmax(1)
-                        loss_sum += loss * len(y)
-                        wrong += (top1 != y).sum()
-                        seen += len(y)
-                row |= {f'{phase}_loss': loss_sum.item() / seen, f'{phase}_top1err': wrong.item() / seen}
-
+            for phase, update in (('train', learn), ('val', None)):
+                title = f'epoch {epoch}/{opts.total_epoch} {phase}'
+                loss, error = go_through(batches[phase], model, criterion, device, cast, update, title)
+                row |= {f'{phase}_loss': loss, f'{phase}_top1err': error}
             if not math.isfinite(row['train_loss']):
                 raise Problem(
                     f'the loss became {row["train_loss"]} in epoch {epoch}: take a lower --lr, some --warm_epoch, '
-                    f'or --bf16 for --fp16. The weights of epoch {epoch - 1} are kept in {folder}'
+                    f'or --bf16 for --fp16. {folder} keeps the weights of epoch {epoch - 1}'
                 )
             if average and epoch > 0.8 * opts.total_epoch:
                 average.update_parameters(model)
@@ -167,24 +146,44 @@ def main(opts):
                 row |= rank(model, held_out, plain, opts, device, cast)
             row['seconds'] = round(time.time() - began, 1)
             log.append(row)
-            keep(folder, epoch, parts, log, snapshot=epoch % 10 == 0)
-            done = epoch
+            keep(folder, epoch, parts, log, names)
             print(report(row, opts.total_epoch))
     except KeyboardInterrupt:
-        if done == 0:
+        if not log:
             utils.save(model.state_dict(), folder / 'net_last.pth')
-        print(f'\nstopped: net_last.pth holds {f"epoch {done}" if done else "the beginning of epoch 1"}')
-        print(f'go on with: python train.py --name {opts.name} --resume')
+        print(f'\nstopped: {folder}/net_last.pth holds {f"epoch {len(log)}" if log else "a part of epoch 1"}')
+        print(f'go on after epoch {len(log)} with: python train.py --name {opts.name} --resume')
         raise
 
-    # 6. the end
-    utils.save(model.state_dict(), folder / 'net_last.pth')
+    # 6. the averaged network needs BatchNorm statistics of its own
     if average and average.n_averaged > 0:
         utils.save(average.state_dict(), folder / 'net_average.pth')
         update_bn(batches['train'], average, device)
         utils.save(average.state_dict(), folder / 'net_average_bn.pth')
     print(f'{folder}: net_last.pth, opts.yaml' + (', log.csv, train.jpg' if log else ''))
     print(f'next: python test.py --name {opts.name} --test_dir {opts.data_dir}')
+
+
+def go_through(batches, model, criterion, device, cast, learn, title):
+    """All batches once: the mean loss and the share of wrong answers. Where there is a `learn`, it is called with
+    each loss to update the weights; else the network is only looked at."""
+    model.train(learn is not None)
+    loss_sum, wrong, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    for x, y in tqdm(batches, desc=title, leave=False, disable=None):
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)  # (B, 3, H, W), (B,)
+        with torch.set_grad_enabled(learn is not None):
+            with cast:  # half precision, if asked for, but never in the loss
+                logits, _ = model(x)  # a list of (B, C): one, or six of PCB
+            logits = [z.float() for z in logits]
+            loss = sum(criterion(z, y) for z in logits)
+        if learn:
+            learn(loss)
+        with torch.no_grad():
+            answer = sum(z.softmax(1) for z in logits).argmax(1)  # (B,)
+            loss_sum += loss * len(y)
+            wrong += (answer != y).sum()
+            seen += len(y)
+    return loss_sum.item() / seen, wrong.item() / seen
 
 
 def identities(root, opts):
@@ -218,54 +217,70 @@ def rank(model, held_out, transform, opts, device, cast):
 
 
 def begin(folder, opts):
-    """A new run: never on top of a finished one by accident."""
+    """A new run: never on top of another by accident."""
     there = sorted(folder.glob('net_*.pth'))
     if there and not opts.overwrite:
         raise Problem(
             f'{folder} holds a run already ({there[-1].name}). Go on with it: --resume. '
             f'Begin anew in its place: --overwrite. Or take another --name'
         )
-    stale = [*there, *(folder / name for name in ('resume.pth', 'log.csv', 'train.jpg', 'metrics.json'))]
-    stale += [*folder.glob('pytorch_result.*'), *folder.glob('multi_query.*')]
-    for path in stale:  # of the old network: its features and figures would pass for the new one's
-        path.unlink(missing_ok=True)
+
+
+def clear(folder):
+    """Remove what an earlier run left: its snapshots, features and figures would pass for the new one's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in (
+        'net_*.pth',
+        'resume.pth',
+        'log.csv',
+        'train.jpg',
+        'pytorch_result.*',
+        'multi_query.*',
+        'metrics.json',
+    ):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def resume(folder, opts):
     """The state of an interrupted run, and its options put into opts. A typed one that contradicts them is an error."""
     saved = utils.read_opts(utils.find_run(opts.name))
-    free = {'name', 'resume', 'overwrite', 'data_dir', 'gpu_ids', 'num_workers', 'eval_every'}
-    utils.agree(opts, saved, [name for name in saved if name not in free], f'{folder}/opts.yaml')
-    for name, value in saved.items():
-        if name not in free or name not in opts.given:
-            setattr(opts, name, value)
-    opts.resume = True
+    free = {'name', 'data_dir', 'gpu_ids', 'num_workers', 'eval_every'}
+    fixed = [name for name in saved if name not in free]
+    utils.agree(opts, saved, fixed, folder / 'opts.yaml')
+    for name in saved:
+        if name in fixed or name not in opts.given:
+            setattr(opts, name, saved[name])
     path = folder / 'resume.pth'
     if not path.is_file():
-        raise Problem(f'{path} is not there: the run stopped before its first epoch ended. Begin anew: --overwrite')
+        raise Problem(f'{path} is not there: only runs of this train.py can be resumed. --overwrite begins anew')
     return torch.load(path, map_location='cpu', weights_only=True)
 
 
-def restore(state, parts, folder):
-    """Put everything back where it was at the end of an epoch. Returns the log so far."""
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    print(f'{folder}: going on after epoch {len(state["log"])}')
-    return state['log']
+def restored(state, names, folder):
+    """A line on what is gone on with. The label of an identity is its place among the names: they must be the same."""
+    if state['names'] != names:
+        raise Problem(f'{folder} was trained on other identities ({len(state["names"])}) than are here ({len(names)})')
+    return f'{folder}: going on after epoch {len(state["log"])}'
 
 
-def keep(folder, epoch, parts, log, snapshot):
-    """Everything that a later run or reader needs, after every epoch."""
-    utils.save({name: part.state_dict() for name, part in parts.items()} | {'log': log}, folder / 'resume.pth')
-    utils.save(parts['model'].state_dict(), folder / 'net_last.pth')
-    if snapshot:
-        utils.save(parts['model'].state_dict(), folder / f'net_{epoch:03d}.pth')
-    with utils.replacing(folder / 'log.csv') as temporary, temporary.open('w', newline='', encoding='utf-8') as file:
-        columns = list(dict.fromkeys(column for row in log for column in row))
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(log)
-    plots.curves(log, folder / 'train.jpg')
+def keep(folder, epoch, parts, log, names):
+    """Everything that a later run or reader needs, after every epoch; a snapshot of its own after every tenth."""
+    weights = parts['model'].state_dict()
+    state = {name: part.state_dict() for name, part in parts.items()} | {'log': log, 'names': names}
+    utils.save(state, folder / 'resume.pth')
+    utils.save(weights, folder / 'net_last.pth')
+    if epoch and epoch % 10 == 0:
+        utils.save(weights, folder / f'net_{epoch:03d}.pth')
+    if log:
+        with (
+            utils.replacing(folder / 'log.csv') as temporary,
+            temporary.open('w', newline='', encoding='utf-8') as file,
+        ):
+            writer = csv.DictWriter(file, list(dict.fromkeys(column for row in log for column in row)))
+            writer.writeheader()
+            writer.writerows(log)
+        plots.curves(log, folder / 'train.jpg')
 
 
 def report(row, total):

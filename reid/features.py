@@ -11,7 +11,7 @@ from reid.problem import Problem
 
 
 def describe(model, x, flip=True, scales=(1.0,)):
-    """x (B, 3, H, W) -> (B, D) of unit length: f(x) + f(mirror x), summed over scales. These are areas: a side is the root."""
+    """x (B, 3, H, W) -> (B, D) of unit length: f(x) + f(mirror x), over all scales (areas)."""
     total = 0
     for area in scales:  # from the original picture each time
         view = x if area == 1 else F.interpolate(x, scale_factor=area**0.5, mode='bicubic', align_corners=False)

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from tqdm import tqdm
 
-BLOCK = 256
+from reid.ranking import BLOCK, similarities
 
 # What the weights and the final mix start from: c cosine -> distance. Both are then divided by each image's largest.
 DISTANCES = {
@@ -35,24 +35,24 @@ def rerank(query_f, gallery_f, k1=20, k2=6, lambda_value=0.3, distance='squared'
 
     Q = len(query_f)
     columns = V[Q:].tocsc()  # for each entry the gallery images that have it
-    gallery = torch.from_numpy(f[Q:]).to(device)
-    for start in tqdm(range(0, Q, BLOCK), desc='re-rank', unit='block', disable=None):
-        block = torch.from_numpy(f[start : min(start + BLOCK, Q)]).to(device)
-        original = of((block @ gallery.T).cpu().numpy()) / largest[start : start + len(block), None]
-        rows = [slice(V.indptr[i], V.indptr[i + 1]) for i in range(start, start + len(block))]
+    for start, c in progress(similarities(query_f, gallery_f, device), Q, 're-ranking'):
+        original = of(c) / largest[start : start + len(c), None]
+        rows = [slice(V.indptr[i], V.indptr[i + 1]) for i in range(start, start + len(c))]
         jaccard = np.stack([jaccard_distance(V.indices[row], V.data[row], columns) for row in rows])
         yield start, -((1 - lambda_value) * jaccard + lambda_value * original).astype(np.float32)
 
 
 def nearest(f, k, device):
     """(n, k) indices of the nearest, itself among them, and (n,) the lowest cosine of each row."""
-    features = torch.from_numpy(f).to(device)
     indices, lowest = np.empty((len(f), k), np.int64), np.empty(len(f), np.float32)
-    for start in tqdm(range(0, len(f), BLOCK), desc='neighbours', unit='block', disable=None):
-        c = features[start : start + BLOCK] @ features.T  # (b, n)
-        indices[start : start + BLOCK] = c.topk(k, dim=1).indices.cpu()
-        lowest[start : start + BLOCK] = c.amin(1).cpu()
+    for start, c in progress(similarities(f, f, device), len(f), 'neighbours'):  # c (b, n)
+        indices[start : start + len(c)] = torch.from_numpy(c).topk(k, dim=1).indices
+        lowest[start : start + len(c)] = c.min(1)
     return indices, lowest
+
+
+def progress(blocks, n, title):
+    return tqdm(blocks, total=-(-n // BLOCK), desc=title, unit='block', disable=None)
 
 
 def membership(neighbours):

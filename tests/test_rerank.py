@@ -58,7 +58,7 @@ def scores(query, gallery, **settings):
 @pytest.mark.parametrize(('k1', 'k2', 'lambda_value'), [(20, 6, 0.3), (7, 3, 0.0), (5, 1, 0.6), (26, 7, 0.3)])
 @pytest.mark.parametrize('distance', ['squared', 'plain'])
 def test_equals_plain_loops(k1, k2, lambda_value, distance, monkeypatch):
-    monkeypatch.setattr(rerank, 'BLOCK', 5)
+    monkeypatch.setattr(ranking, 'BLOCK', 5)
     query, gallery, _, _ = clouds(k1)
     expected = by_loops(query, gallery, k1, k2, lambda_value, distance == 'squared')
     found = scores(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value, distance=distance)
