@@ -2,7 +2,8 @@
 
 Reads:   --data_dir, the unpacked data set (Market, Duke, MSMT17, ...), or your own pictures with --rule.
 Writes:  <data_dir>/pytorch/{train,val,train_all,query,gallery,multi-query}/<id>/ and pytorch/dataset.yaml
-Run:     python prepare.py --data_dir ../Market        (no data at hand? python prepare.py --dataset toy)
+Run:     python prepare.py --data_dir ../Market
+         python prepare.py --dataset toy                draws a data set, if you have none at hand
 """
 
 import os
