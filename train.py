@@ -34,7 +34,7 @@ def options():
     group.add_argument(
         '--holdout',
         default=0,
-        type=int,
+        type=utils.whole,
         help='keep the last N identities by name out of training and rank them instead: a validation that means '
         'something, since the identities of val are trained on (default 0; 100 is good on Market)',
     )
@@ -49,13 +49,13 @@ def options():
 
     group = parser.add_argument_group('optimisation')
     group.add_argument('--batchsize', default=32, type=utils.positive, help='default 32; with 8, take --lr 0.02')
-    group.add_argument('--lr', default=0.05, type=float, help='of the head (default 0.05 for a batch of 32)')
+    group.add_argument('--lr', default=0.05, type=utils.rate, help='of the head (default 0.05 for a batch of 32)')
     group.add_argument(
-        '--backbone_lr', default=0.1, type=float, help="the backbone's share of lr: 0.1 (default), 1 from scratch"
+        '--backbone_lr', default=0.1, type=utils.rate, help="the backbone's share of lr: 0.1 (default), 1 from scratch"
     )
-    group.add_argument('--weight_decay', default=5e-4, type=float, help='default 5e-4')
-    group.add_argument('--total_epoch', default=60, type=int, help='default 60; 0 saves the network as it begins')
-    group.add_argument('--warm_epoch', default=0, type=int, help='epochs in which lr rises to its value; 5 is usual')
+    group.add_argument('--weight_decay', default=5e-4, type=utils.rate, help='default 5e-4')
+    group.add_argument('--total_epoch', default=60, type=utils.whole, help='default 60; 0 saves the untrained network')
+    group.add_argument('--warm_epoch', default=0, type=utils.whole, help='epochs in which lr rises; 5 is usual')
     group.add_argument('--cosine', action='store_true', help='let lr fall along a cosine, not in one step at 2/3')
     group.add_argument('--label_smooth', default=0.0, type=utils.fraction, help='0 (default); 0.1 is usual')
     group.add_argument('--wa', action='store_true', help='also average the weights of the last fifth of the epochs')

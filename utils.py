@@ -4,12 +4,12 @@ A run lives in model/<name>/: opts.yaml (every option, and a block `run:` with w
 log.csv, train.jpg, and what test.py and the evaluation add. `load_run` is the one way to get a trained network back.
 """
 
+import argparse
 import os
 import platform
 import random
 import re
 import subprocess
-from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def network_options(parser):
     group.add_argument('--droprate', default=0.5, type=fraction, help='dropout before the classifier (default 0.5)')
     group.add_argument(
         '--linear_num',
-        type=int,
+        type=whole,
         help="length of the feature (default 512, pcb 256 a stripe); 0 keeps the backbone's own",
     )
 
@@ -67,7 +67,7 @@ def machine_options(parser):
     group.add_argument(
         '--num_workers',
         default=default_workers(),
-        type=int,
+        type=whole,
         help='processes that load pictures (default here %(default)s); 0 if they make trouble, as on Windows',
     )
     group.add_argument(
@@ -91,16 +91,25 @@ def default_workers():
 
 
 def positive(text):
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    return within(int(text), 1)
+
+
+def whole(text):
+    return within(int(text), 0)
+
+
+def rate(text):
+    return within(float(text), 0, 100)
 
 
 def fraction(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
+    return within(float(text), 0, 1)
+
+
+def within(value, least, most=float('inf')):
+    """For argparse, which turns the error into a sentence with the option's name."""
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f'{value}: {least} to {most} is expected')
     return value
 
 
@@ -265,7 +274,7 @@ def load_run(name, which='last', device='cpu', typed=None):
     `typed` are the options of the calling script, whose network options must not contradict the run's.
     """
     folder = find_run(name)
-    opts = Namespace(**read_opts(folder))
+    opts = argparse.Namespace(**read_opts(folder))
     if typed is not None:
         agree(typed, vars(opts), NETWORK, folder / 'opts.yaml')
     net = networks.build(opts)
@@ -276,12 +285,12 @@ def load_run(name, which='last', device='cpu', typed=None):
 def snapshot(folder, which):
     """'last', 59, '060', 'net_060.pth', 'average' -> the file, or a sentence that lists those that are there."""
     label = re.sub(r'^net_|\.pth$', '', str(which))
-    label = f'{int(label):03d}' if label.isdigit() else label
-    path = folder / f'net_{label}.pth'
-    if not re.fullmatch(r'\w+', label) or not path.is_file():
-        there = [p.stem.removeprefix('net_') for p in sorted(folder.glob('net_*.pth'))]
-        raise Problem(f'--which_epoch {which}: there is no {path}. There are: {", ".join(there) or "none"}')
-    return path
+    labels = [f'{int(label):03d}', label] if label.isdigit() else [label]  # older baselines wrote net_59.pth
+    for path in (folder / f'net_{label}.pth' for label in labels):
+        if re.fullmatch(r'net_\w+\.pth', path.name) and path.is_file():
+            return path
+    there = [path.stem.removeprefix('net_') for path in sorted(folder.glob('net_*.pth'))]
+    raise Problem(f'--which_epoch {which}: {folder} has no such weights. There are: {", ".join(there) or "none"}')
 
 
 def save(obj, path):

@@ -23,7 +23,9 @@ def start(main, options, argv=None):
     try:
         main(parse(parser, argv))
     except Problem as problem:
-        print(f'{parser.prog}: {problem}', file=sys.stderr)
+        # One that was raised in a process that loads pictures comes back wrapped in that process' traceback.
+        sentence = str(problem).rpartition('reid.problem.Problem: ')[2].rstrip()
+        print(f'{parser.prog}: {sentence}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f'\n{parser.prog}: stopped', file=sys.stderr)

@@ -30,7 +30,7 @@ def tree(data_dir, parts):
             return root
     if not data_dir.is_dir():
         raise Problem(
-            f'{data_dir}: there is no such folder. A data set is prepared by: python prepare.py --data_dir RAW'
+            f'{data_dir}: there is no such folder. python prepare.py makes one (--dataset toy: without a download)'
         )
     root = data_dir / 'pytorch' if (data_dir / 'pytorch').is_dir() else data_dir
     there = ', '.join(sorted(path.name for path in root.iterdir())[:8]) or 'nothing'

@@ -20,7 +20,7 @@ def schedule(optimizer, lr, epochs, steps, warm_epoch=0, cosine=False):
     that ends at 0.01 lr; warm_epoch epochs rise to it from a tenth. It is the rate that warms up, never the loss."""
 
     def factor(base):
-        floor = min(1.0, 0.01 * lr / base)
+        floor = min(1.0, 0.01 * lr / base) if base > 0 else 1.0
 
         def at(step):
             epoch = step // steps

@@ -62,6 +62,13 @@ def test_the_rate_warms_up():
     assert rates[5] == pytest.approx((0.005, 0.05))
 
 
+def test_a_frozen_backbone():
+    net = Two()
+    optimizer = optim.sgd(net, 0.05, backbone_lr=0)
+    optim.schedule(optimizer, 0.05, 10, 5, cosine=True)
+    assert [group['lr'] for group in optimizer.param_groups] == [0, 0.05]
+
+
 @pytest.mark.parametrize('epochs', [1, 2])
 def test_short_runs_learn_at_the_full_rate_first(epochs):
     assert course(epochs)[0] == pytest.approx((0.005, 0.05))

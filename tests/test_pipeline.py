@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,6 +259,16 @@ def test_mistakes_get_a_sentence(place, script, words, expected, capsys, monkeyp
         cli.start(module.main, module.options, words)
     assert end.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_broken_picture_is_named_wherever_it_is_loaded(place, card, workers, tmp_path):
+    shutil.copytree(place / 'data/toy/pytorch', tmp_path / 'pytorch')
+    broken = next((tmp_path / 'pytorch/query').glob('*/*.jpg'))
+    broken.write_bytes(broken.read_bytes()[:300])
+    done = card('test.py', '--name', 'a', '--test_dir', tmp_path, '--num_workers', workers, cwd=place)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f'test.py: {broken} is not a picture')
 
 
 @pytest.mark.parametrize('script', ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo'])

@@ -89,6 +89,11 @@ def test_epochs_are_found_as_people_type_them(typed, runs):
     assert utils.snapshot(runs, typed) == runs / 'net_060.pth'
 
 
+def test_snapshots_of_older_baselines_are_found(runs):
+    (runs / 'net_59.pth').touch()
+    assert utils.snapshot(runs, '59') == runs / 'net_59.pth'
+
+
 @pytest.mark.parametrize('typed', ['59', 'best', '../net_060', '*'])
 def test_a_missing_epoch_lists_what_is_there(typed, runs):
     (runs / 'net_060.pth').touch()
