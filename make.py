@@ -140,7 +140,9 @@ def demo():
     python = setup()
     small = '--data_dir data/toy --backbone resnet18 --height 128 --width 64 --weights none'.split()
     small += ['--seed', '0', '--overwrite'] + ['--bf16'] if fast_bf16() else []
-    recipe = '--train_all --backbone_lr 1 --total_epoch 16 --cosine --warm_epoch 2'.split()
+    small += '--linear_num 0 --droprate 0'.split()
+    recipe = '--train_all --backbone_lr 1 --lr 0.1 --weight_decay 2e-3 --total_epoch 18 --warm_epoch 2 --cosine'.split()
+    recipe += '--erasing_p 0.5 --label_smooth 0.1'.split()
     run(python, 'prepare.py', '--dataset', 'toy')
     run(python, 'train.py', '--name', 'toy_untrained', '--total_epoch', '0', *small)
     run(python, 'test.py', '--name', 'toy_untrained')
@@ -148,7 +150,7 @@ def demo():
     run(python, 'test.py', '--name', 'toy')
     run(python, 'evaluate_gpu.py', '--name', 'toy')
     run(python, 'evaluate_rerank.py', '--name', 'toy')
-    run(python, 'demo.py', '--name', 'toy', '--query_index', '7', '--heatmap', '--no_show')
+    run(python, 'demo.py', '--name', 'toy', '--query_index', '7', '--heatmap')
 
     before, after = figures('toy_untrained'), figures('toy')
     print('\n%-28s %8s %8s   (%d queries, identities never trained on)' % ('', 'Rank@1', 'mAP', after['queries']))

@@ -28,7 +28,7 @@ from reid.problem import Problem
 from reid.scenes import THINGS, background, camera
 from reid.wardrobe import generator, person, pose
 
-IDS, IMAGES = 160, 18
+IDS, IMAGES = 320, 9
 VERSION = 1  # of the drawing: another number means other pictures from the same options
 WIDTH, HEIGHT, ZOOM = 64, 128, 2  # drawn ZOOM times as large, then reduced
 FOLDERS = ('bounding_box_train', 'bounding_box_test', 'query', 'gt_bbox')
@@ -76,7 +76,7 @@ def plan(ids, images, seed):
             for shot in range(count):
                 cam, moment = cams[shot] if shot < len(cams) else rng.choice(cams), fresh(who)
                 shoot(folder, 'person', who, cam, shot, moment)
-                if folder == 'bounding_box_test' and shot < 2 * len(cams):  # again, in a box drawn by hand
+                if folder == 'bounding_box_test' and shot < len(cams):  # again, in a box drawn by hand
                     shoot('gt_bbox', 'person', who, cam, shot, moment, hand=True)
             if folder == 'bounding_box_test':
                 for shot, cam in enumerate(cams, count):
