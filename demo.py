@@ -131,9 +131,7 @@ def draw(asked, gallery, root, network, opts, out, quiet=False):
     if opts.heatmap:
         model, transform, device = network
         x = torch.stack([transform(p) for p in (picture, *pictures)]).to(device)
-        with torch.inference_mode():
-            target = torch.nn.functional.normalize(model.embed(x[:1])[0], dim=0)
-        heat = heatmap.heat(model, x, target.clone()).cpu().numpy()
+        heat = heatmap.heat(model, x).cpu().numpy()
     plots.ranking(
         (picture, '' if who is None else f'id {who[0]} cam {who[1]}'),
         [(p, f'{scores[i]:.3f}', None if who is None else bool(good[i])) for p, i in zip(pictures, hits, strict=True)],

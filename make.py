@@ -150,7 +150,7 @@ def demo():
     run(python, 'test.py', '--name', 'toy')
     run(python, 'evaluate_gpu.py', '--name', 'toy')
     run(python, 'evaluate_rerank.py', '--name', 'toy')
-    run(python, 'demo.py', '--name', 'toy', '--query_index', '7', '--heatmap')
+    run(python, 'demo.py', '--name', 'toy', '--query_index', '73', '--heatmap')
 
     before, after = figures('toy_untrained'), figures('toy')
     print('\n%-28s %8s %8s   (%d queries, identities never trained on)' % ('', 'Rank@1', 'mAP', after['queries']))

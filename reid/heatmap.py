@@ -1,21 +1,34 @@
-"""Where a network looked: which regions of a picture brought it close to the query."""
+"""Where a network looked: how much each place of a picture adds to its likeness to the query."""
 
 import torch
 from torch.nn import functional as F
 
 
-def heat(model, x, target):
-    """Grad-CAM, arXiv 1610.02391, of the similarity to a descriptor. x (B, 3, H, W), target (D,) -> (B, H, W) in 0..1.
+def heat(model, x):
+    """x (N, 3, H, W), the query first -> (N, H, W): 1 at the warmest place of each picture, 0 where it is cold.
 
-    The score is the product of the raw feature with the target: the gradient of a cosine vanishes where the two agree,
-    and the query would see nothing in itself.
+    The maps of a network have a 32nd of the picture's side, 8 x 4 places at best, so it is shown the pictures twice as
+    large. Both views count, as in a descriptor: the shares of the mirrored picture are mirrored back and added.
+    """
+    large = F.interpolate(x, scale_factor=2, mode='bicubic', align_corners=False)
+    with torch.no_grad():
+        target = F.normalize(model.embed(large[:1])[0] + model.embed(large[:1].flip(3))[0], dim=0)
+    total = shares(model, large, target) + shares(model, large.flip(3), target).flip(2)
+    warm = F.interpolate(total[:, None].relu(), x.shape[2:], mode='bilinear', align_corners=False)[:, 0]
+    return warm / warm.amax((1, 2), keepdim=True).clamp_min(1e-12)
+
+
+def shares(model, x, target):
+    """The score of x (B, 3, H, W), raw feature times target (D,), as a mean over places: (B, h, w).
+
+    Class activation mapping, arXiv 1512.04150. From the feature maps to the score all is affine in eval mode (averages,
+    a Linear, BatchNorm), so gradient times map, with the constant spread evenly, is exact and not an approximation.
     """
     with torch.no_grad():
         maps = model.maps(x)  # (B, C, h, w)
     maps.requires_grad_()
-    score = (model.pool(maps) @ target).sum()
-    (gradient,) = torch.autograd.grad(score, maps)
-    alpha = gradient.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-    cam = (alpha * maps.detach()).sum(1, keepdim=True).relu()
-    cam = F.interpolate(cam, x.shape[2:], mode='bilinear', align_corners=False)[:, 0]
-    return cam / cam.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    score = model.pool(maps) @ target  # (B,)
+    (gradient,) = torch.autograd.grad(score.sum(), maps)
+    linear = (gradient * maps.detach()).sum(1)  # (B, h, w)
+    constant = score.detach() - linear.sum((1, 2))  # (B,)
+    return linear * linear[0].numel() + constant[:, None, None]

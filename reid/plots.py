@@ -54,17 +54,17 @@ def ranking(query, hits, junk, title, note, path, heat=None):
     """query: (picture, caption); hits: [(picture, caption, verdict)], the verdict True, False or None (not known);
     junk: [(picture, caption)] that scored as high as the hits; heat: (1 + hits, h, w) or None."""
     columns, rows = len(hits) + 1, 1 + (heat is not None) + bool(junk)
-    figure = Figure(figsize=(1.08 * columns + 0.5, 2.62 * rows + 0.75))
+    figure = Figure(figsize=(1.08 * columns + 0.5, 2.45 * rows + 0.6))
     grid = figure.add_gridspec(
         rows,
         columns + 1,
         width_ratios=[1, 0.18] + [1] * len(hits),  # a gap between the query and the rest
         left=0.012,
         right=0.988,
-        top=1 - 0.78 / figure.get_figheight(),
+        top=1 - 0.66 / figure.get_figheight(),
         bottom=0.3 / figure.get_figheight(),
         wspace=0.1,
-        hspace=0.24,
+        hspace=0.19,
     )
     figure.text(0.012, 1 - 0.2 / figure.get_figheight(), title, fontsize=11, color=INK, va='center')
     place = [0, *range(2, columns + 1)]

@@ -1,5 +1,7 @@
 """Descriptors: mirrored views, scales, parts, order: python -m pytest tests/test_features.py"""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+import model
 from reid import data, features, heatmap
 from reid.problem import Problem
 
@@ -77,16 +80,35 @@ def test_extraction_keeps_the_order_and_the_last_batch():
 
 
 def test_heat_is_where_the_likeness_is():
-    """A channel that only fires at a bright spot, and a target of that channel: the heat is on the spot."""
+    """A channel that fires at bright spots, another at dark ones, a bright query: a picture's bright spot is warm."""
     net = Toy()
     with torch.no_grad():
         net.conv.weight.zero_()
         net.conv.bias.zero_()
-        net.conv.weight[2, :, 1, 1] = 1
-    x = torch.zeros(1, 3, 16, 8)
-    x[0, :, 4, 6] = 1
-    heat = heatmap.heat(net, x, F.one_hot(torch.tensor(2), 8).float())[0]
-    assert heat.shape == (16, 8)
-    assert divmod(int(heat.argmax()), 8) == (4, 6)
-    assert heat.max() == 1
-    assert heat[10:].max() == 0
+        net.conv.weight[2, :, 1, 1], net.conv.weight[5, :, 1, 1] = 1, -1
+    x = torch.zeros(2, 3, 16, 8)
+    x[0, :, 12, 3] = x[1, :, 4, 6] = 1
+    x[1, :, 13, 2] = -1
+    heat = heatmap.heat(net, x)
+    assert heat.shape == (2, 16, 8)
+    for picture, place in zip(heat, ((12, 3), (4, 6)), strict=True):
+        assert divmod(int(picture.argmax()), 8) == place
+        assert picture.max() == 1
+    assert heat[1, 13, 2] < 0.5  # not 0: enlarging a dark spot makes a bright fringe
+
+
+@pytest.mark.parametrize('head', ['classblock', 'pcb'])
+def test_the_shares_of_all_places_add_up_to_the_score(head):
+    opts = argparse.Namespace(backbone='resnet18', head=head, droprate=0.5, nclasses=5, linear_num=None)
+    opts.height = opts.width = opts.stride = None
+    torch.manual_seed(0)
+    net = model.build(model.complete(opts))
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.running_mean.normal_()
+            layer.bias.data.normal_()
+    net.eval()
+    x, target = torch.randn(2, 3, 192, 64), torch.randn(net.dim)
+    with torch.no_grad():
+        score = net.embed(x) @ target
+    torch.testing.assert_close(heatmap.shares(net, x, target).mean((1, 2)), score, rtol=1e-3, atol=1e-3)
