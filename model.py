@@ -175,7 +175,7 @@ def build(opts):
 def initialise(model, weights, backbone):
     """`--weights`: 'imagenet' (torchvision downloads them), 'none', or a local file. Says what was done."""
     if weights == 'none':
-        return 'random weights: the backbone learns from scratch (raise --backbone_lr to 1, and --total_epoch)'
+        return 'random weights: the backbone learns from scratch'
     if weights == 'imagenet':
         try:
             net = BACKBONES[backbone].make(weights='IMAGENET1K_V1')

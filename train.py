@@ -98,6 +98,8 @@ def main(opts):
     opts.nclasses = len(names)
     model = networks.build(opts)
     print(restored(state, names, folder) if state else networks.initialise(model, opts.weights, opts.backbone))
+    if opts.weights == 'none' and 'backbone_lr' not in opts.given and not state:
+        print(f'(at --backbone_lr {opts.backbone_lr}, which suits pretrained weights; from scratch, 1 is better)')
     model = model.to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.996)) if opts.wa else None
 
