@@ -23,7 +23,7 @@ def options():
     parser.add_argument(
         '--ms',
         default='1',
-        help='scales to sum features over, as areas: 1 (default); 1,1.1 or 1,1.1,1.2 are a bit better',
+        help='scales to sum features over, as areas: 1 (default); 1,1.1 takes twice the time and may gain a little',
     )
     parser.add_argument('--no_flip', action='store_true', help='do not add the feature of the mirrored picture')
     parser.add_argument(

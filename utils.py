@@ -36,7 +36,7 @@ def network_options(parser):
         '--backbone',
         default='resnet50',
         choices=networks.BACKBONES,
-        help='resnet50 (default), densenet121 (better, slower), resnet18 (small machines, small data)',
+        help='resnet50 (default), densenet121 (slower, better in published figures), resnet18 (small machines)',
     )
     group.add_argument(
         '--head',
