@@ -46,21 +46,26 @@ def main(opts):
     # 2. a network, where pictures have to go through it
     network = None
     if opts.image or opts.heatmap:
+        if path.resolve().parent != (utils.RUNS / path.parent.name).resolve():
+            raise Problem(f'{path} lies in no run folder: --image and --heatmap need the network that made it')
         device = utils.device(opts.gpu_ids)
         model, trained = utils.load_run(path.parent.name, about.get('which_epoch', 'last'), device)
-        network = model, data.test_transform(trained.height, trained.width), device
+        flip = about.get('no_flip') != 'True'
+        network = model, data.test_transform(trained.height, trained.width), device, flip
 
     # 3. rank and draw
     if opts.image:
         picture = data.read(opts.image)
-        scales, flip = features.areas(about.get('ms', '1')), about.get('no_flip') != 'True'
+        scales = features.areas(about.get('ms', '1'))
         x = network[1](picture)[None].to(network[2])
         with torch.inference_mode():
             f = features.describe(network[0], x, flip, scales)[0].cpu().numpy()
-        asked = picture, f, None, Path(opts.image).name
+        asked = picture, f, None, f'{Path(opts.image).name}: a picture of your own'
         out = draw(asked, gallery, root, network, opts, path.parent / 'show.png')
     elif opts.all:
         (path.parent / 'rankings').mkdir(exist_ok=True)
+        for old in (path.parent / 'rankings').glob('*.png'):
+            old.unlink()
         for index in tqdm(range(len(query.f)), desc='rankings', unit='img', disable=None):
             asked = from_query(query, index, root)
             out = draw(asked, gallery, root, network, opts, path.parent / 'rankings' / f'{index:05d}.png', quiet=True)
@@ -74,7 +79,7 @@ def main(opts):
     # 4. show
     print(out)
     screen = sys.platform in ('win32', 'darwin') or os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')
-    if screen and sys.stdout.isatty() and not opts.no_show and not opts.all:
+    if screen and sys.stdout and sys.stdout.isatty() and not opts.no_show and not opts.all:
         Image.open(out).show()
 
 
@@ -95,14 +100,17 @@ def with_pictures(query, gallery, test_dir, path):
 
 
 def from_query(query, index, root):
-    """(picture, feature, (identity, camera), name) of one query."""
+    """(picture, feature, (identity, camera), title) of one query."""
     path = query.paths[index]
-    return data.read(root / path), query.f[index], (query.ids[index], query.cams[index]), Path(path).name
+    who, cam = query.ids[index], query.cams[index]
+    camera = f', camera {cam}' if cam != -1 else ''
+    title = f'{Path(path).name} (identity {Path(path).parent.name}{camera})'
+    return data.read(root / path), query.f[index], (who, cam), title
 
 
 def draw(asked, gallery, root, network, opts, out, quiet=False):
     """Rank the gallery for one picture, print its hits and save the picture of them."""
-    picture, f, who, name = asked
+    picture, f, who, title = asked
     scores = gallery.f @ f
     if who is None:  # nothing is known of a picture from outside, but false detections are never an answer
         good, junk = np.zeros(len(scores), bool), gallery.ids == -1
@@ -118,22 +126,16 @@ def draw(asked, gallery, root, network, opts, out, quiet=False):
         for rank, i in enumerate(hits, 1):
             verdict = '' if who is None else 'right' if good[i] else 'wrong'
             print(f'{rank:3d}  {scores[i]:.4f}  {verdict:5s}  {root / gallery.paths[i]}')
-    title = (
-        f'{name}: not in the data set'
-        if who is None
-        else (
-            f'{name} (identity {who[0]}, camera {who[1]}): '
-            f'{good[hits].sum()} of its {good.sum()} good images among the first {len(hits)}'
-        )
-    )
+    if who is not None:
+        title += f': {good[hits].sum()} of its {good.sum()} good images among the first {len(hits)}'
     pictures = [data.read(root / gallery.paths[i]) for i in hits]
     heat = None
     if opts.heatmap:
-        model, transform, device = network
+        model, transform, device, flip = network
         x = torch.stack([transform(p) for p in (picture, *pictures)]).to(device)
-        heat = heatmap.heat(model, x).cpu().numpy()
+        heat = heatmap.heat(model, x, flip).cpu().numpy()
     plots.ranking(
-        (picture, '' if who is None else f'id {who[0]} cam {who[1]}'),
+        (picture, ''),
         [(p, f'{scores[i]:.3f}', None if who is None else bool(good[i])) for p, i in zip(pictures, hits, strict=True)],
         [(data.read(root / gallery.paths[i]), f'{scores[i]:.3f}') for i in left_out[: len(hits)]],
         title,

@@ -46,7 +46,7 @@ def main(opts):
     # 3. figures
     text = f're-ranked {results.line(figures)}'
     print(f'{text}\n{figures["queries"]} queries, {len(gallery.f)} gallery images, {time.time() - began:.1f} s')
-    results.record(path.parent, text, rerank=figures | settings)
+    results.record(path, text, rerank=figures | settings)
 
 
 if __name__ == '__main__':

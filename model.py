@@ -8,9 +8,9 @@ Names in the state_dict are those of the well-known PyTorch baseline (`model.*`,
 its weights load here and ours load there.
 """
 
+import re
 from collections import namedtuple
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -53,14 +53,13 @@ BACKBONES = {
 
 
 class ClassBlock(nn.Module):
-    """Linear -> BatchNorm -> (LeakyReLU) -> Dropout gives the feature, one more Linear the scores of the identities."""
+    """Linear -> BatchNorm -> Dropout gives the feature, one more Linear the scores of the identities."""
 
-    def __init__(self, channels, nclasses, droprate=0.5, linear_num=512, relu=False):
+    def __init__(self, channels, nclasses, droprate=0.5, linear_num=512):
         super().__init__()
         width = linear_num if linear_num > 0 else channels
         block = [nn.Linear(channels, width)] if linear_num > 0 else []
         block += [nn.BatchNorm1d(width)]
-        block += [nn.LeakyReLU(0.1)] if relu else []
         block += [nn.Dropout(droprate)] if droprate > 0 else []
         self.add_block = nn.Sequential(*block)
         self.classifier = nn.Sequential(nn.Linear(width, nclasses))
@@ -215,15 +214,8 @@ def load_weights(model, path, warm_start=False):
 
 
 def read_state(path):
-    """The tensors of a .pth by name, without the wrappers' prefixes. Nothing but tensors is ever unpickled."""
-    if not Path(path).is_file():
-        raise Problem(f'--weights {path}: there is no such file')
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise Problem(
-            f'{path} is not a file of weights that can be read safely ({str(error).splitlines()[0]})'
-        ) from None
+    """The tensors of a .pth by name, without the wrappers' prefixes."""
+    state = read_tensors(path)
     if isinstance(state, dict) and isinstance(state.get('state_dict'), dict):
         state = state['state_dict']
     if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
@@ -231,4 +223,15 @@ def read_state(path):
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor) and name != 'n_averaged'}
     if all(name.startswith('module.') for name in tensors):  # DataParallel and AveragedModel wrap the network once
         tensors = {name[len('module.') :]: value for name, value in tensors.items()}
-    return tensors
+    # torchvision's own DenseNet files are older than its names: denselayer1.norm.1.weight for denselayer1.norm1.weight
+    return {re.sub(r'(denselayer\d+\.(?:norm|conv))\.(\d)', r'\1\2', name): value for name, value in tensors.items()}
+
+
+def read_tensors(path):
+    """What torch.save wrote, provided that it is nothing but tensors and plain values: no code is ever unpickled."""
+    if not Path(path).is_file():
+        raise Problem(f'{path}: there is no such file')
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception:  # a text, a picture, half a file, a trap: torch raises whatever it stumbles over
+        raise Problem(f'{path} is no file of weights that can be read safely, or it is damaged') from None

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from reid import cli, datasets
 from reid import tree as trees
 from reid.datasets import ABOUT, DATASETS, PARTS, UNKNOWN, Dataset, Picture
+from reid.files import holds
 from reid.problem import Problem
 
 HOMES = ('../Market', '../Market-1501-v15.09.15')
@@ -55,8 +56,7 @@ def options():
         help='default hard: no disk space, copies where that fails; soft if links should show; '
         'copy before you edit pictures or delete the raw ones',
     )
-    add('--check', action='store_true', default=True, help='decode each picture first (the default)')
-    add('--no_check', dest='check', action='store_false', help='do not, if the same files passed before')
+    add('--no_check', action='store_true', help='do not decode each picture first, if the same files passed before')
     add('--split_seed', type=int, default=0, help='draws the half to train on where nobody defined one (default 0)')
     add('--ids', type=int, help='toy: persons to draw, half of them to train on; from 4 up (default in reid/toy.py)')
     add('--images', type=int, help='toy: pictures of each, on average; from 4 up (default in reid/toy.py)')
@@ -89,7 +89,7 @@ def main(opts):
     if trees.same(out, plan, about, opts.link):
         print('The tree is there already and complete: nothing to do.')
     else:
-        if opts.check:
+        if not opts.no_check:
             check(plan.values())
         trees.build(out, plan, about, opts.link)
 
@@ -107,7 +107,7 @@ def find(opts):
         from reid import toy
 
         root = Path(opts.data_dir or 'data/toy').expanduser()
-        toy.draw(root, **drawing, progress=sys.stderr.isatty())
+        toy.draw(root, **drawing, progress=bool(sys.stderr and sys.stderr.isatty()))
         return root
     if drawing:
         raise Problem(f'--{next(iter(drawing))} is for --dataset toy alone: add that, or leave it out.')
@@ -127,12 +127,6 @@ def find(opts):
         'get Market-1501 from https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html; '
         'or draw small toy data with: python prepare.py --dataset toy'
     )
-
-
-def holds(folder):
-    """The first entries of a folder, for a sentence."""
-    names = sorted(os.listdir(folder))
-    return ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '') if names else 'nothing'
 
 
 def own(root, rule):
@@ -319,8 +313,7 @@ def report(dataset, parts, out):
         )
     if not found['query'][1]:
         print('WARNING: no queries. Nobody to test on has pictures from two cameras, so test.py cannot rank.')
-    place = f'"{out}"' if ' ' in str(out) else out
-    print(f'\nThe tree is {out}. Next: python train.py --data_dir {place}')
+    print(f'\nThe tree is {out}. Next: python train.py --data_dir {cli.quote(out)}')
 
 
 if __name__ == '__main__':

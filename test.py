@@ -15,7 +15,7 @@ from reid.problem import Problem
 def options():
     parser = cli.parser(__doc__)
     parser.add_argument('--name', default='ft_ResNet50', help='the run to test')
-    parser.add_argument('--which_epoch', default='last', help='last (default), an epoch such as 59, or average')
+    parser.add_argument('--which_epoch', default='last', help='last (default), a number, average or average_bn')
     parser.add_argument(
         '--test_dir', '--data_dir', help='the prepared tree; default: the one that the run was trained on'
     )

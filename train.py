@@ -93,12 +93,14 @@ def main(opts):
         pictures = data.Pictures(people.paths, [label[name] for name in people.ids], transform)
         batches[phase] = data.loader(pictures, opts.batchsize, device, opts.num_workers, train=phase == 'train')
     print(f'{root}: {len(train.paths)} pictures of {len(names)} identities to train, {len(val.paths)} in val')
+    if min(opts.batchsize, len(train.paths)) < 2:
+        raise Problem('BatchNorm needs two pictures at a time: --batchsize 2 or more, and two pictures to train on')
 
     # 3. model
     opts.nclasses = len(names)
     model = networks.build(opts)
     print(restored(state, names, folder) if state else networks.initialise(model, opts.weights, opts.backbone))
-    if opts.weights == 'none' and 'backbone_lr' not in opts.given and not state:
+    if opts.weights == 'none' and opts.total_epoch and 'backbone_lr' not in opts.given and not state:
         print(f'(at --backbone_lr {opts.backbone_lr}, which suits pretrained weights; from scratch, 1 is better)')
     model = model.to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.996)) if opts.wa else None
@@ -125,15 +127,16 @@ def main(opts):
         schedule.step()
 
     # 5. loop
+    done = len(log)
     if not state:
         clear(folder)
+        utils.save_opts(opts, folder)
         keep(folder, 0, parts, log, names)
-    utils.save_opts(opts, folder)
     try:
-        for epoch in range(len(log) + 1, opts.total_epoch + 1):
+        for epoch in range(done + 1, opts.total_epoch + 1):
             utils.seed(opts.seed + epoch)  # each epoch draws from its own seed, so a resumed run draws the same
             began, row = time.time(), {'epoch': epoch, 'lr': optimizer.param_groups[-1]['lr']}
-            for phase, update in (('train', learn), ('val', None)):
+            for phase, update in (('train', learn), ('val', None)) if val.paths else (('train', learn),):
                 title = f'epoch {epoch}/{opts.total_epoch} {phase}'
                 loss, error = go_through(batches[phase], model, criterion, device, cast, update, title)
                 row |= {f'{phase}_loss': loss, f'{phase}_top1err': error}
@@ -149,12 +152,13 @@ def main(opts):
             row['seconds'] = round(time.time() - began, 1)
             log.append(row)
             keep(folder, epoch, parts, log, names)
+            done = epoch
             print(report(row, opts.total_epoch))
     except KeyboardInterrupt:
-        if not log:
+        if done == 0:
             utils.save(model.state_dict(), folder / 'net_last.pth')
-        print(f'\nstopped: {folder}/net_last.pth holds {f"epoch {len(log)}" if log else "a part of epoch 1"}')
-        print(f'go on after epoch {len(log)} with: python train.py --name {opts.name} --resume')
+        print(f'\nstopped: {folder}/net_last.pth holds {f"epoch {done}" if done else "a part of epoch 1"}')
+        print(f'go on after epoch {done} with: python train.py --name {opts.name} --resume')
         raise
 
     # 6. the averaged network needs BatchNorm statistics of its own
@@ -163,7 +167,9 @@ def main(opts):
         update_bn(batches['train'], average, device)
         utils.save(average.state_dict(), folder / 'net_average_bn.pth')
     print(f'{folder}: net_last.pth, opts.yaml' + (', log.csv, train.jpg' if log else ''))
-    print(f'next: python test.py --name {opts.name} --test_dir {opts.data_dir}')
+    if average and average.n_averaged > 0:
+        print(f'the average: python test.py --name {opts.name} --which_epoch average_bn')
+    print(f'next: python test.py --name {opts.name} --test_dir {cli.quote(opts.data_dir)}')
 
 
 def go_through(batches, model, criterion, device, cast, learn, title):
@@ -190,7 +196,7 @@ def go_through(batches, model, criterion, device, cast, learn, title):
 
 def identities(root, opts):
     """What to train on, val, and the held-out identities as (query, gallery), or None."""
-    train, val = data.people(root, 'train_all' if opts.train_all else 'train'), data.people(root, 'val')
+    train, val = data.people(root, 'train_all' if opts.train_all else 'train'), data.people(root, 'val', least=0)
     names = sorted(set(train.ids))
     if not 0 <= opts.holdout <= len(names) - 2:
         raise Problem(f'--holdout {opts.holdout}: of {len(names)} identities, 0 to {len(names) - 2} can be kept out')
@@ -231,32 +237,28 @@ def begin(folder, opts):
 def clear(folder):
     """Remove what an earlier run left: its snapshots, features and figures would pass for the new one's."""
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in (
-        'net_*.pth',
-        'resume.pth',
-        'log.csv',
-        'train.jpg',
-        'pytorch_result.*',
-        'multi_query.*',
-        'metrics.json',
-    ):
+    made = 'net_*.pth resume.pth opts.yaml log.csv train.jpg pytorch_result.* multi_query.* metrics.json result.txt'
+    for pattern in [*made.split(), 'show.png', 'rankings/*.png', '*.part']:
         for path in folder.glob(pattern):
             path.unlink()
 
 
 def resume(folder, opts):
     """The state of an interrupted run, and its options put into opts. A typed one that contradicts them is an error."""
+    if opts.overwrite:
+        raise Problem('--resume goes on with a run, --overwrite begins it anew: one of them, please')
     saved = utils.read_opts(utils.find_run(opts.name))
     free = {'name', 'data_dir', 'gpu_ids', 'num_workers', 'eval_every'}
     fixed = [name for name in saved if name not in free]
-    utils.agree(opts, saved, fixed, folder / 'opts.yaml')
+    advice = f'Leave it out, or begin another run from these weights: --name NEW --weights {folder}/net_last.pth'
+    utils.agree(opts, saved, fixed, folder / 'opts.yaml', advice)
     for name in saved:
         if name in fixed or name not in opts.given:
             setattr(opts, name, saved[name])
     path = folder / 'resume.pth'
     if not path.is_file():
         raise Problem(f'{path} is not there: only runs of this train.py can be resumed. --overwrite begins anew')
-    return torch.load(path, map_location='cpu', weights_only=True)
+    return networks.read_tensors(path)
 
 
 def restored(state, names, folder):
@@ -267,10 +269,11 @@ def restored(state, names, folder):
 
 
 def keep(folder, epoch, parts, log, names):
-    """Everything that a later run or reader needs, after every epoch; a snapshot of its own after every tenth."""
+    """Everything that a later run or reader needs, after every epoch; a snapshot of its own after every tenth.
+
+    resume.pth comes last: who is killed before it is complete does the epoch again, and gets the same.
+    """
     weights = parts['model'].state_dict()
-    state = {name: part.state_dict() for name, part in parts.items()} | {'log': log, 'names': names}
-    utils.save(state, folder / 'resume.pth')
     utils.save(weights, folder / 'net_last.pth')
     if epoch and epoch % 10 == 0:
         utils.save(weights, folder / f'net_{epoch:03d}.pth')
@@ -283,14 +286,16 @@ def keep(folder, epoch, parts, log, names):
             writer.writeheader()
             writer.writerows(log)
         plots.curves(log, folder / 'train.jpg')
+    state = {name: part.state_dict() for name, part in parts.items()} | {'log': log, 'names': names}
+    utils.save(state, folder / 'resume.pth')
 
 
 def report(row, total):
     """One line an epoch."""
-    text = (
-        'epoch {epoch:3d}/{total}  train loss {train_loss:.4f} error {train_top1err:.4f}  '
-        'val loss {val_loss:.4f} error {val_top1err:.4f}'
-    ).format(total=total, **row)
+    text = f'epoch {row["epoch"]:3d}/{total}'
+    for phase in ('train', 'val'):
+        if f'{phase}_loss' in row:
+            text += f'  {phase} loss {row[f"{phase}_loss"]:.4f} error {row[f"{phase}_top1err"]:.4f}'
     if 'rank1' in row:
         text += f'  held out Rank@1 {row["rank1"]:.4f} mAP {row["map"]:.4f}'
     return f'{text}  {row["seconds"]:.0f} s'

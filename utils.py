@@ -44,8 +44,8 @@ def network_options(parser):
         choices=networks.HEADS,
         help='classblock (default): one feature for the whole person; pcb: six stripes, for large pictures',
     )
-    group.add_argument('--height', type=positive, help='of the picture fed to the network (default 256, pcb 384)')
-    group.add_argument('--width', type=positive, help='of the picture fed to the network (default 128, pcb 192)')
+    group.add_argument('--height', type=side, help='of the picture fed to the network (default 256, pcb 384)')
+    group.add_argument('--width', type=side, help='of the picture fed to the network (default 128, pcb 192)')
     group.add_argument(
         '--stride',
         type=int,
@@ -94,6 +94,10 @@ def positive(text):
     return within(int(text), 1)
 
 
+def side(text):
+    return within(int(text), 32)  # all backbones make one place of 32 pixels
+
+
 def whole(text):
     return within(int(text), 0)
 
@@ -109,7 +113,8 @@ def fraction(text):
 def within(value, least, most=float('inf')):
     """For argparse, which turns the error into a sentence with the option's name."""
     if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f'{value}: {least} to {most} is expected')
+        expected = f'{least} to {most}' if most < float('inf') else f'{least} or more'
+        raise argparse.ArgumentTypeError(f'{value}: {expected} is expected')
     return value
 
 
@@ -213,6 +218,9 @@ def result_of(opts):
     return path
 
 
+NETWORK = ('backbone', 'head', 'height', 'width', 'stride', 'droprate', 'linear_num')
+
+
 def save_opts(opts, folder):
     """opts.yaml: the options, and a block `run:` with what is no option."""
     options = {
@@ -235,9 +243,14 @@ def read_opts(folder):
     if not isinstance(saved, dict):
         raise Problem(f'{path} holds no options')
     run = saved.pop('run', None)
-    if run is None:
+    if not isinstance(run, dict):
         return upstream_opts(saved, path)
-    return {**saved, 'nclasses': run['nclasses']}
+    opts = {**saved, 'nclasses': run.get('nclasses')}
+    missing = [name for name in (*NETWORK, 'nclasses') if opts.get(name) is None]
+    if missing or opts['backbone'] not in networks.BACKBONES or opts['head'] not in networks.HEADS:
+        what = f'does not say {", ".join(missing)}' if missing else 'asks for a network that is not built here'
+        raise Problem(f'{path} {what}: was it edited, or made by another version?')
+    return opts
 
 
 def upstream_opts(saved, path):
@@ -255,17 +268,13 @@ def upstream_opts(saved, path):
     return {**opts, 'droprate': saved.get('droprate', 0.5), 'data_dir': saved.get('data_dir')}
 
 
-def agree(opts, saved, names, where):
+def agree(opts, saved, names, where, advice='Leave it out, or name another run'):
     """A typed option that contradicts what a run was made with is an error, not something to overrule in silence."""
     for name in names:
         if name in opts.given and getattr(opts, name) != saved[name]:
             raise Problem(
-                f'--{name} {getattr(opts, name)} contradicts {where}, which says {name}: {saved[name]}. '
-                f'Leave it out, or name another run'
+                f'--{name} {getattr(opts, name)} contradicts {where}, which says {name}: {saved[name]}. {advice}'
             )
-
-
-NETWORK = ('backbone', 'head', 'height', 'width', 'stride', 'droprate', 'linear_num')
 
 
 def load_run(name, which='last', device='cpu', typed=None):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 
 from reid.problem import Problem
@@ -20,6 +21,9 @@ ALIASES = {
 def start(main, options, argv=None):
     """Parse the command line by `options()`, call `main(opts)` and leave with the exit code a shell expects."""
     parser = options()
+    for stream in (sys.stdout, sys.stderr):  # a picture's name may not fit the code page that output is redirected in
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
     try:
         main(parse(parser, argv))
     except Problem as problem:
@@ -56,6 +60,11 @@ def expand(words):
         else:
             out.append(word)
     return out
+
+
+def quote(path):
+    """A path as one can paste it into a shell."""
+    return str(path) if re.fullmatch(r'[\w./\\:~+-]+', str(path)) else f'"{path}"'
 
 
 def parser(doc, **kw):

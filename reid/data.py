@@ -4,12 +4,14 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets
 from torchvision import transforms as T
+from torchvision.datasets import ImageFolder
 
-from reid.datasets import cameras
+from reid.cli import quote
+from reid.datasets import PARTS, cameras, is_picture
+from reid.files import holds
 from reid.problem import Problem
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the pretrained backbones expect
@@ -33,21 +35,22 @@ def tree(data_dir, parts):
             f'{data_dir}: there is no such folder. python prepare.py makes one (--dataset toy: without a download)'
         )
     root = data_dir / 'pytorch' if (data_dir / 'pytorch').is_dir() else data_dir
-    there = ', '.join(sorted(path.name for path in root.iterdir())[:8]) or 'nothing'
-    raise Problem(
-        f'{root}: folders {", ".join(parts)} are expected, found {there}. '
-        f'If this is a raw data set: python prepare.py --data_dir {data_dir}'
+    advice = (
+        ''
+        if any((root / part).is_dir() for part in PARTS if part != 'query')
+        else (f'. If this is a raw data set: python prepare.py --data_dir {quote(data_dir)}')
     )
+    raise Problem(f'{root}: folders {", ".join(parts)} are expected, found {holds(root)}{advice}')
 
 
-def people(root, part):
+def people(root, part, least=1):
     """All pictures of one part of the tree, as People."""
     try:
-        samples = datasets.ImageFolder(str(root / part), allow_empty=True).samples
+        samples = ImageFolder(str(root / part), is_valid_file=is_picture, allow_empty=True).samples
     except FileNotFoundError:  # no folder inside
         samples = []
-    if not samples:
-        raise Problem(f'{root / part} holds no pictures: <id>/<picture> is expected. Was prepare.py stopped half-way?')
+    if len(samples) < least:
+        raise Problem(f'{root / part} holds no pictures: <id>/<picture> is expected, found {holds(root / part)}')
     paths = [path for path, _ in samples]
     camera = cameras(root)
     ids = [Path(path).relative_to(root / part).parts[0] for path in paths]
@@ -103,7 +106,7 @@ def read(path):
             return picture.convert('RGB')
     except FileNotFoundError:
         raise Problem(f'{path}: there is no such file') from None
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # Pillow raises a dozen types
         raise Problem(f'{path} is not a picture that can be read ({error})') from None
 
 

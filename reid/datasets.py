@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import yaml
 
+from reid.files import holds
 from reid.problem import Problem
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
@@ -240,14 +241,13 @@ def explain(root, name=None):
             return f'{root} is no data set, but {place} looks like {found}: did you mean --data_dir "{place}"?'
     if (root / 'pytorch').is_dir():
         return f'{root} has no raw pictures, but is prepared already. Next: python train.py --data_dir "{root}/pytorch"'
-    there = ', '.join(sorted(entry.name for entry in root.iterdir())[:8]) or 'nothing'
     if name:
         needs = ' or '.join('+'.join(dict.fromkeys(folders.values())) for folders in DATASETS[name].folders)
         lists = [file for files in (DATASETS[name].lists or {}).values() for file in files]
         also = '+'.join([*lists, *filter(None, [DATASETS[name].marker])])
-        return f'{name} has the folders {needs}{f" and {also}" * bool(also)}; {root} holds: {there}. Check --data_dir.'
+        return f'{name} has the folders {needs}{f" and {also}" * bool(also)}; {root} holds: {holds(root)}. Check --data_dir.'
     return (
-        f'{root} is none of the data sets known here ({", ".join(DATASETS)}): it holds {there}, '
+        f'{root} is none of the data sets known here ({", ".join(DATASETS)}): it holds {holds(root)}, '
         'or its names fit no rule. Check --data_dir, choose --dataset to see what is missing, or give --rule for '
         'your own pictures.'
     )

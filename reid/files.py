@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders in a few words."""
 
 import os
 from contextlib import contextmanager
@@ -13,3 +13,9 @@ def replacing(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def holds(folder, most=8):
+    """The first entries of a folder, for a sentence."""
+    names = sorted(os.listdir(folder))
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '') or 'nothing'

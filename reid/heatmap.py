@@ -3,17 +3,21 @@
 import torch
 from torch.nn import functional as F
 
+from reid.features import describe
 
-def heat(model, x):
+
+def heat(model, x, flip=True):
     """x (N, 3, H, W), the query first -> (N, H, W): 1 at the warmest place of each picture, 0 where it is cold.
 
     The maps of a network have a 32nd of the picture's side, 8 x 4 places at best, so it is shown the pictures twice as
-    large. Both views count, as in a descriptor: the shares of the mirrored picture are mirrored back and added.
+    large. With `flip` both views count, as in a descriptor: what the mirrored picture adds is mirrored back.
     """
     large = F.interpolate(x, scale_factor=2, mode='bicubic', align_corners=False)
     with torch.no_grad():
-        target = F.normalize(model.embed(large[:1])[0] + model.embed(large[:1].flip(3))[0], dim=0)
-    total = shares(model, large, target) + shares(model, large.flip(3), target).flip(2)
+        target = describe(model, large[:1], flip)[0]
+    total = shares(model, large, target)
+    if flip:
+        total = total + shares(model, large.flip(3), target).flip(2)
     warm = F.interpolate(total[:, None].relu(), x.shape[2:], mode='bilinear', align_corners=False)[:, 0]
     return warm / warm.amax((1, 2), keepdim=True).clamp_min(1e-12)
 

@@ -26,7 +26,7 @@ def schedule(optimizer, lr, epochs, steps, warm_epoch=0, cosine=False):
             epoch = step // steps
             warm = min(1.0, 0.1 + 0.9 * step / (warm_epoch * steps)) if warm_epoch > 0 else 1.0
             if cosine:
-                return warm * (floor + (1 - floor) * (1 + math.cos(math.pi * epoch / epochs)) / 2)
+                return warm * (floor + (1 - floor) * (1 + math.cos(math.pi * epoch / max(1, epochs))) / 2)
             return warm * (0.1 if epoch >= max(1, epochs * 2 // 3) else 1.0)
 
         return at

@@ -28,7 +28,8 @@ def curves(log, path):
     mark = 'o' if len(log) < 30 else None
     for axis, key, title in ((axes[0], 'loss', 'loss'), (axes[1], 'top1err', 'top-1 error')):
         for phase, colour in (('train', QUERY), ('val', WRONG)):
-            axis.plot(epochs, [row[f'{phase}_{key}'] for row in log], color=colour, marker=mark, ms=3, label=phase)
+            if f'{phase}_{key}' in log[0]:
+                axis.plot(epochs, [row[f'{phase}_{key}'] for row in log], color=colour, marker=mark, ms=3, label=phase)
         axis.set(title=title, xlabel='epoch', ylim=(0, None))
         axis.legend(frameon=False)
     if ranked:

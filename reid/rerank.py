@@ -27,7 +27,7 @@ def rerank(query_f, gallery_f, k1=20, k2=6, lambda_value=0.3, distance='squared'
     of = DISTANCES[distance]
     k1, k2 = min(k1, len(f) - 1), min(k2, len(f) - 1)
     neighbours, furthest = nearest(f, k1 + 1, device)
-    largest = of(furthest)  # (n,)
+    largest = np.maximum(of(furthest), np.finfo(np.float32).tiny)  # (n,); 0 where all features are the same
     expanded = expand(reciprocal(neighbours, k1 + 1), reciprocal(neighbours, int(np.around(k1 / 2)) + 1))
     V = weights(expanded, f, of, largest)
     if k2 > 1:  # local query expansion: the mean of the k2 nearest rows

@@ -19,7 +19,7 @@ from reid import ranking
 from reid.files import replacing
 from reid.problem import Problem
 
-ABOUT = ('data_dir', 'which_epoch', 'ms', 'no_flip')
+TEXTS = ('data_dir', 'which_epoch', 'ms', 'no_flip')
 LIMIT = 2**32 - 2**20  # bytes of one variable, with room for its header
 
 # f (N, D) float32, ids (N,), cams (N,), paths: a list of N strings or None where they are not known
@@ -78,7 +78,7 @@ def load(path, *parts):
         out.append(Features(f, ids, cams, paths))
     if len({features.f.shape[1] for features in out}) > 1:
         raise Problem(f'{path}: {" and ".join(f"{p}_f" for p in parts)} differ in the length of their features')
-    texts = {key: np.asarray(content[key]).ravel() for key in ABOUT if key in content}
+    texts = {key: np.asarray(content[key]).ravel() for key in TEXTS if key in content}
     return out, {key: str(value[0]) for key, value in texts.items() if value.size}
 
 
@@ -87,22 +87,22 @@ def load(path, *parts):
 
 
 def evaluate(path, device):
-    """Print and record the figures of a result, and of the multi_query.mat beside it if there is one."""
+    """Print and record the figures of a result, and of the multi_query.mat that belongs to it if there is one."""
     (query, gallery), _ = load(path, 'query', 'gallery')
     figures = ranking.evaluate(query, gallery, device)
     print(line(figures))
     without = figures['queries_without_good']
     print(f'{figures["queries"]} queries, {without} of them without a good image; {len(gallery.f)} gallery images')
-    record(path.parent, line(figures), **figures)
+    record(path, line(figures), **figures)
 
-    pool = find(path.parent, 'multi_query')
+    pool = find(path.parent, 'multi_query') if path.stem == 'pytorch_result' else None
     if pool is not None:
         (pool,), _ = load(pool, 'mquery')
         if pool.f.shape[1] != query.f.shape[1]:
             raise Problem(f'{path.parent}/multi_query holds features of another network: run test.py --multi again')
         multi = ranking.evaluate(ranking.multi_query(query, pool), gallery, device)
         print(f'multi {line(multi)}')
-        record(path.parent, f'multi {line(multi)}', multi=multi)
+        record(path, f'multi {line(multi)}', multi=multi)
     return figures
 
 
@@ -114,14 +114,19 @@ def line(figures):
     ).format(**figures)
 
 
-def record(folder, text, **figures):
-    """Append text to folder/result.txt and merge the figures into folder/metrics.json."""
-    path = folder / 'metrics.json'
+def record(result, text, **figures):
+    """Append text to result.txt and merge the figures into metrics.json, both beside the result file.
+
+    A result of another name than pytorch_result has files of its own: the folder may be that of a run.
+    """
+    before = '' if result.stem == 'pytorch_result' else f'{result.stem}.'
+    path = result.with_name(f'{before}metrics.json')
     try:
-        with (folder / 'result.txt').open('a', encoding='utf-8') as file:
+        with result.with_name(f'{before}result.txt').open('a', encoding='utf-8') as file:
             file.write(text + '\n')
-        old = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+        current = path.is_file() and path.stat().st_mtime >= result.stat().st_mtime  # else it is of an older result
+        old = json.loads(path.read_text(encoding='utf-8')) if current else {}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(old | figures, indent=2) + '\n', encoding='utf-8')
-    except (OSError, json.JSONDecodeError) as error:  # a folder that is not ours to write to, a broken file
-        print(f'result.txt and metrics.json could not be written beside the result ({error})')
+    except (OSError, ValueError, TypeError) as error:  # a folder that is not ours to write to, a file that was edited
+        print(f'{path} and result.txt could not be written ({error})')

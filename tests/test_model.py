@@ -1,5 +1,6 @@
 """The networks against their description and other people's names: python -m pytest tests/test_model.py"""
 
+import re
 from argparse import Namespace
 
 import pytest
@@ -137,6 +138,17 @@ def test_checkpoints_of_the_baseline_give_the_same_features(backbone, head, wrap
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_densenet_files_have_older_names(tmp_path):
+    net = models.densenet121(weights=None)
+    old = {re.sub(r'(denselayer\d+\.(?:norm|conv))(\d)', r'\1.\2', name): t for name, t in net.state_dict().items()}
+    assert 'features.denseblock1.denselayer1.norm.1.weight' in old
+    torch.save(old, tmp_path / 'densenet121-a639ec97.pth')
+    ours = networks.build(opts(backbone='densenet121'))
+    networks.initialise(ours, str(tmp_path / 'densenet121-a639ec97.pth'), 'densenet121')
+    name = 'features.denseblock4.denselayer16.conv2.weight'
+    assert torch.equal(ours.model.state_dict()[name], net.state_dict()[name])
+
+
 def test_a_bare_backbone_warms_up_a_run(tmp_path):
     net = models.resnet18(weights=None)
     torch.save(net.state_dict(), tmp_path / 'resnet18.pth')
@@ -156,7 +168,9 @@ def test_a_run_with_another_number_of_identities_warms_up_a_run(tmp_path):
     assert torch.equal(new.classifier.add_block[0].weight, old.classifier.add_block[0].weight)
 
 
-@pytest.mark.parametrize('content', [b'no weights at all', {'a': 1}, {'conv9.weight': torch.zeros(3)}, [1, 2]])
+@pytest.mark.parametrize(
+    'content', [b'', b'no weights at all', b'\x80\x04', {'a': 1}, {'conv9.weight': torch.zeros(3)}, [1, 2]]
+)
 def test_files_that_match_nothing_are_refused(content, tmp_path):
     path = tmp_path / 'x.pth'
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)

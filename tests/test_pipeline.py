@@ -95,7 +95,7 @@ def test_a_result_of_the_baseline_is_evaluated_and_shown(place, card, tmp_path):
     done = card('evaluate_gpu.py', tmp_path / 'theirs.mat', cwd=tmp_path)
     metrics = json.loads((place / 'model' / 'a' / 'metrics.json').read_text())
     assert f'Rank@1:{metrics["rank1"]:.6f}' in done.stdout
-    assert (tmp_path / 'metrics.json').is_file()
+    assert json.loads((tmp_path / 'theirs.metrics.json').read_text())['rank1'] == metrics['rank1']
     done = card('demo.py', tmp_path / 'theirs.mat', '--test_dir', place / 'data/toy', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'show.png').is_file()
@@ -157,8 +157,43 @@ def test_a_seed_gives_the_same_run_and_a_stopped_run_goes_on_exactly(place, card
     assert timeless[0] == timeless[1]
 
 
+def test_a_run_killed_while_it_saves_an_epoch_does_that_epoch_again(place, monkeypatch):
+    import train
+    import utils
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    save, saved = utils.save, []
+
+    def killed(obj, path):
+        saved.append(path.name)
+        if saved.count('resume.pth') == 3:  # of epoch 2; the first is of the untrained network
+            raise SystemExit('killed')
+        save(obj, path)
+
+    words = ['--name', 'k', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '2', *SMALL]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match='killed'):
+        patch.setattr(utils, 'save', killed)
+        cli.start(train.main, train.options, words)
+    cli.start(train.main, train.options, ['--name', 'k', '--resume'])
+    assert same(state(place / 'model/a/net_last.pth'), state(place / 'model/k/net_last.pth'))
+    assert len(log(place / 'model/k')) == 2
+
+
+def test_a_set_without_val_is_trained_without_it(place, card, tmp_path):
+    """As prepare.py makes it where every identity has a single picture."""
+    shutil.copytree(place / 'data/toy/pytorch', tmp_path / 'pytorch')
+    shutil.rmtree(tmp_path / 'pytorch/val')
+    (tmp_path / 'pytorch/val').mkdir()
+    words = ['--name', 'v', '--data_dir', tmp_path, '--total_epoch', 1, *SMALL]
+    done = card('train.py', *words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert ' val loss' not in done.stdout
+    assert list(log(place / 'model/v')[0]) == ['epoch', 'lr', 'train_loss', 'train_top1err', 'seconds']
+
+
 def test_a_run_is_not_overwritten_by_accident(place, card):
-    words = ['--data_dir', 'data/toy', '--total_epoch', 0, *SMALL]
+    words = ['--data_dir', 'data/toy', '--total_epoch', 0, '--cosine', *SMALL]
     done = card('train.py', '--name', 'a', *words, cwd=place)
     assert done.returncode == 2
     assert '--resume' in done.stderr
@@ -232,6 +267,8 @@ def test_demo_takes_a_picture_of_ones_own_and_all_queries(place, card):
         ('train.py', ['--data_dir', 'data'], 'are expected'),
         ('train.py', ['--data_dir', 'data/toy', '--holdout', '99', '--weights', 'none'], '--holdout 99'),
         ('train.py', ['--data_dir', 'data/toy', '--weights', 'gone.pth'], 'gone.pth'),
+        ('train.py', ['--data_dir', 'data/toy', '--weights', 'none', '--batchsize', '1'], 'two pictures at a time'),
+        ('train.py', ['--name', 'a', '--resume', '--overwrite'], 'one of them'),
         ('train.py', ['--name', 'none', '--resume'], 'Runs that are there: a'),
         ('train.py', ['--name', '../x', '--data_dir', 'data/toy'], '--name'),
         ('test.py', ['--name', 'ft_ResNet5'], 'Runs that are there: a'),

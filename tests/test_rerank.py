@@ -79,6 +79,11 @@ def test_a_gallery_smaller_than_k1():
     assert np.isfinite(found).all()
 
 
+def test_features_that_are_all_the_same():
+    f = np.full((30, 4), 0.5, np.float32)
+    assert np.isfinite(scores(f[:5], f[5:])).all()
+
+
 def test_it_helps_where_clusters_are_stretched():
     query, gallery, who, cams = clouds(3, n_query=40, n_gallery=400)
     q, g = Features(query, who[:40], cams[:40], None), Features(gallery, who[40:], cams[40:], None)

@@ -1,6 +1,7 @@
 """Result files, ours and other people's: python -m pytest tests/test_results.py"""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -76,11 +77,29 @@ def test_evaluate_prints_and_records(parts, tmp_path, capsys):
     assert json.loads((tmp_path / 'metrics.json').read_text()) == figures
     pool = {'mquery': parts['query']._replace(paths=['x'] * 7)}
     results.save(tmp_path, 'multi_query', {}, **pool)
-    results.record(tmp_path, 'kept', rerank={'rank1': 1})
+    results.record(path, 'kept', rerank={'rank1': 1})
     results.evaluate(path, 'cpu')
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     assert set(metrics) == {*figures, 'multi', 'rerank'}
     assert len((tmp_path / 'result.txt').read_text().splitlines()) == 4
+
+
+def test_another_result_in_the_folder_of_a_run_leaves_its_figures_alone(parts, tmp_path):
+    run = results.save(tmp_path, 'pytorch_result', {}, **parts)
+    results.save(tmp_path, 'multi_query', {}, mquery=parts['query'])
+    results.evaluate(run, 'cpu')
+    before = (tmp_path / 'metrics.json').read_bytes()
+    results.evaluate(results.save(tmp_path, 'other', {}, **parts), 'cpu')
+    assert (tmp_path / 'metrics.json').read_bytes() == before
+    assert 'multi' not in json.loads((tmp_path / 'other.metrics.json').read_text())
+
+
+def test_figures_of_an_older_result_do_not_stay(parts, tmp_path):
+    path = results.save(tmp_path, 'pytorch_result', {}, **parts)
+    results.record(path, 'old', rerank={'rank1': 1})
+    os.utime(tmp_path / 'metrics.json', (0, 0))
+    results.evaluate(path, 'cpu')
+    assert 'rerank' not in json.loads((tmp_path / 'metrics.json').read_text())
 
 
 @pytest.mark.parametrize(

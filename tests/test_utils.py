@@ -128,6 +128,21 @@ def test_options_that_cannot_be_translated_are_sentences(changed, words, tmp_pat
         utils.read_opts(tmp_path)
 
 
+@pytest.mark.parametrize(('key', 'value'), [('height', None), ('backbone', 'resnet99'), ('run', {'torch': '2.6'})])
+def test_an_edited_opts_yaml_is_a_sentence(key, value, runs):
+    saved_run(runs)
+    path = runs / 'small' / 'opts.yaml'
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: value}))
+    with pytest.raises(Problem, match='was it edited'):
+        utils.load_run('small')
+
+
+def test_pictures_smaller_than_a_place_of_the_maps_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(network_parser(), ['--height', '16'])
+    assert '32 or more' in capsys.readouterr().err
+
+
 def test_yaml_is_read_safely(tmp_path):
     (tmp_path / 'opts.yaml').write_text('x: !!python/object/apply:os.getcwd []')
     with pytest.raises(Problem, match='cannot be read'):
