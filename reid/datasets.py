@@ -245,7 +245,8 @@ def explain(root, name=None):
         needs = ' or '.join('+'.join(dict.fromkeys(folders.values())) for folders in DATASETS[name].folders)
         lists = [file for files in (DATASETS[name].lists or {}).values() for file in files]
         also = '+'.join([*lists, *filter(None, [DATASETS[name].marker])])
-        return f'{name} has the folders {needs}{f" and {also}" * bool(also)}; {root} holds: {holds(root)}. Check --data_dir.'
+        needs += f' and {also}' if also else ''
+        return f'{name} has the folders {needs}; {root} holds: {holds(root)}. Check --data_dir.'
     return (
         f'{root} is none of the data sets known here ({", ".join(DATASETS)}): it holds {holds(root)}, '
         'or its names fit no rule. Check --data_dir, choose --dataset to see what is missing, or give --rule for '

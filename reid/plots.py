@@ -1,16 +1,22 @@
 """The pictures that the scripts make: the course of a training, a ranking, heat maps, distances.
 
-Drawn on figures of their own, without pyplot, so that no screen is needed and nothing is left open.
+Drawn on figures of their own, without pyplot, so that no screen is needed and nothing is left open. Matplotlib takes
+half a second to import: that waits until there is something to draw.
 """
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from reid.files import replacing
 
 INK, FAINT = '#222222', '#8a8a8a'
 RIGHT, WRONG, JUNK, QUERY = '#1a9850', '#d73027', '#9a9a9a', '#2b6cb0'  # told apart by their labels as well
 DPI = 150
+
+
+def new_figure(**settings):
+    from matplotlib.figure import Figure
+
+    return Figure(**settings)
 
 
 def save(figure, path):
@@ -22,7 +28,7 @@ def save(figure, path):
 def curves(log, path):
     """train.jpg: loss and top-1 error of train and val, and the held-out ranking where there is one."""
     ranked = [row for row in log if 'rank1' in row]
-    figure = Figure(figsize=(12 if ranked else 8, 3.6), layout='constrained')
+    figure = new_figure(figsize=(12 if ranked else 8, 3.6), layout='constrained')
     axes = figure.subplots(1, 3 if ranked else 2)
     epochs = [row['epoch'] for row in log]
     mark = 'o' if len(log) < 30 else None
@@ -55,7 +61,7 @@ def ranking(query, hits, junk, title, note, path, heat=None):
     """query: (picture, caption); hits: [(picture, caption, verdict)], the verdict True, False or None (not known);
     junk: [(picture, caption)] that scored as high as the hits; heat: (1 + hits, h, w) or None."""
     columns, rows = len(hits) + 1, 1 + (heat is not None) + bool(junk)
-    figure = Figure(figsize=(1.08 * columns + 0.5, 2.45 * rows + 0.6))
+    figure = new_figure(figsize=(1.08 * columns + 0.5, 2.45 * rows + 0.6))
     grid = figure.add_gridspec(
         rows,
         columns + 1,

@@ -169,7 +169,7 @@ def test_a_run_with_another_number_of_identities_warms_up_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'content', [b'', b'no weights at all', b'\x80\x04', {'a': 1}, {'conv9.weight': torch.zeros(3)}, [1, 2]]
+    'content', [b'', b'no weights at all', b'\x80\x02', {'a': 1}, {'conv9.weight': torch.zeros(3)}, [1, 2]]
 )
 def test_files_that_match_nothing_are_refused(content, tmp_path):
     path = tmp_path / 'x.pth'
