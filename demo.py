@@ -51,15 +51,16 @@ def main(opts):
         device = utils.device(opts.gpu_ids)
         model, trained = utils.load_run(path.parent.name, about.get('which_epoch', 'last'), device)
         flip = about.get('no_flip') != 'True'
-        network = model, data.test_transform(trained.height, trained.width), device, flip
+        transform = data.test_transform(trained.height, trained.width)
+        network = model, transform, device, flip
 
     # 3. rank and draw
     if opts.image:
         picture = data.read(opts.image)
         scales = features.areas(about.get('ms', '1'))
-        x = network[1](picture)[None].to(network[2])
+        x = transform(picture)[None].to(device)
         with torch.inference_mode():
-            f = features.describe(network[0], x, flip, scales)[0].cpu().numpy()
+            f = features.describe(model, x, flip, scales)[0].cpu().numpy()
         asked = picture, f, None, f'{Path(opts.image).name}: a picture of your own'
         out = draw(asked, gallery, root, network, opts, path.parent / 'show.png')
     elif opts.all:
@@ -135,7 +136,7 @@ def draw(asked, gallery, root, network, opts, out, quiet=False):
         x = torch.stack([transform(p) for p in (picture, *pictures)]).to(device)
         heat = heatmap.heat(model, x, flip).cpu().numpy()
     plots.ranking(
-        (picture, ''),
+        picture,
         [(p, f'{scores[i]:.3f}', None if who is None else bool(good[i])) for p, i in zip(pictures, hits, strict=True)],
         [(data.read(root / gallery.paths[i]), f'{scores[i]:.3f}') for i in left_out[: len(hits)]],
         title,

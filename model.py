@@ -48,6 +48,16 @@ BACKBONES = {
     'densenet121': Backbone(models.densenet121, 1024, densenet_maps, densenet_stride1),
 }
 
+
+def trunk(name, stride):
+    """A backbone's entry and a network of it with random weights. Its own last layer stays, unused, for the names."""
+    backbone = BACKBONES[name]
+    net = backbone.make(weights=None)
+    if stride == 1:
+        backbone.stride1(net)
+    return backbone, net
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. heads
 
@@ -86,10 +96,7 @@ class Net(nn.Module):
 
     def __init__(self, backbone, nclasses, stride=2, droprate=0.5, linear_num=512):
         super().__init__()
-        self.backbone = BACKBONES[backbone]
-        self.model = self.backbone.make(weights=None)  # its own last layer stays, unused, for the names' sake
-        if stride == 1:
-            self.backbone.stride1(self.model)
+        self.backbone, self.model = trunk(backbone, stride)
         self.classifier = ClassBlock(self.backbone.channels, nclasses, droprate, linear_num)
         self.dim = self.classifier.width
 
@@ -118,10 +125,7 @@ class PCB(nn.Module):
 
     def __init__(self, backbone, nclasses, stride=1, droprate=0.5, linear_num=256):
         super().__init__()
-        self.backbone = BACKBONES[backbone]
-        self.model = self.backbone.make(weights=None)
-        if stride == 1:
-            self.backbone.stride1(self.model)
+        self.backbone, self.model = trunk(backbone, stride)
         self.avgpool = nn.AdaptiveAvgPool2d((self.parts, 1))
         self.dropout = nn.Dropout(droprate)
         for i in range(self.parts):

@@ -18,6 +18,7 @@ import model as networks
 import utils
 from reid import cli, data, features, optim, plots, ranking
 from reid.datasets import split_queries
+from reid.files import replacing
 from reid.problem import Problem
 from reid.results import Features
 
@@ -127,6 +128,7 @@ def main(opts):
         schedule.step()
 
     # 5. loop
+    phases = {'train': learn} | ({'val': None} if val.paths else {})
     done = len(log)
     if not state:
         clear(folder)
@@ -136,7 +138,7 @@ def main(opts):
         for epoch in range(done + 1, opts.total_epoch + 1):
             utils.seed(opts.seed + epoch)  # each epoch draws from its own seed, so a resumed run draws the same
             began, row = time.time(), {'epoch': epoch, 'lr': optimizer.param_groups[-1]['lr']}
-            for phase, update in (('train', learn), ('val', None)) if val.paths else (('train', learn),):
+            for phase, update in phases.items():
                 title = f'epoch {epoch}/{opts.total_epoch} {phase}'
                 loss, error = go_through(batches[phase], model, criterion, device, cast, update, title)
                 row |= {f'{phase}_loss': loss, f'{phase}_top1err': error}
@@ -279,7 +281,7 @@ def keep(folder, epoch, parts, log, names):
         utils.save(weights, folder / f'net_{epoch:03d}.pth')
     if log:
         with (
-            utils.replacing(folder / 'log.csv') as temporary,
+            replacing(folder / 'log.csv') as temporary,
             temporary.open('w', newline='', encoding='utf-8') as file,
         ):
             writer = csv.DictWriter(file, list(dict.fromkeys(column for row in log for column in row)))

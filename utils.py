@@ -63,7 +63,7 @@ def network_options(parser):
 def machine_options(parser):
     """The options that say where and how fast, not what: they may differ from run to run."""
     group = parser.add_argument_group('machine')
-    group.add_argument('--gpu_ids', default='0', help='the GPU to use (default 0); -1 for the CPU')
+    gpu_option(group)
     group.add_argument(
         '--num_workers',
         default=default_workers(),
@@ -78,11 +78,15 @@ def machine_options(parser):
     )
 
 
+def gpu_option(parser):
+    parser.add_argument('--gpu_ids', default='0', help='the GPU to use (default 0); -1 for the CPU')
+
+
 def result_options(parser):
     """The options that point an evaluator at a result."""
     parser.add_argument('mat', nargs='?', help='a result file; default: that of --name, else of the run last tested')
     parser.add_argument('--name', help='the run whose result it is')
-    parser.add_argument('--gpu_ids', default='0', help='the GPU to use (default 0); -1 for the CPU')
+    gpu_option(parser)
 
 
 def default_workers():

@@ -35,11 +35,9 @@ def tree(data_dir, parts):
             f'{data_dir}: there is no such folder. python prepare.py makes one (--dataset toy: without a download)'
         )
     root = data_dir / 'pytorch' if (data_dir / 'pytorch').is_dir() else data_dir
-    advice = (
-        ''
-        if any((root / part).is_dir() for part in PARTS if part != 'query')
-        else (f'. If this is a raw data set: python prepare.py --data_dir {quote(data_dir)}')
-    )
+    advice = ''
+    if not any((root / part).is_dir() for part in PARTS if part != 'query'):  # which raw Market has as well
+        advice = f'. If this is a raw data set: python prepare.py --data_dir {quote(data_dir)}'
     raise Problem(f'{root}: folders {", ".join(parts)} are expected, found {holds(root)}{advice}')
 
 

@@ -58,8 +58,8 @@ SIZE = (128, 256)  # every picture is shown at one size, whatever its box was
 
 
 def ranking(query, hits, junk, title, note, path, heat=None):
-    """query: (picture, caption); hits: [(picture, caption, verdict)], the verdict True, False or None (not known);
-    junk: [(picture, caption)] that scored as high as the hits; heat: (1 + hits, h, w) or None."""
+    """query: a picture; hits: [(picture, caption, verdict)], the verdict True, False or None (not known);
+    junk: as many at most, [(picture, caption)], that scored as high; heat: (1 + hits, h, w) or None."""
     columns, rows = len(hits) + 1, 1 + (heat is not None) + bool(junk)
     figure = new_figure(figsize=(1.08 * columns + 0.5, 2.45 * rows + 0.6))
     grid = figure.add_gridspec(
@@ -76,17 +76,17 @@ def ranking(query, hits, junk, title, note, path, heat=None):
     figure.text(0.012, 1 - 0.2 / figure.get_figheight(), title, fontsize=11, color=INK, va='center')
     place = [0, *range(2, columns + 1)]
 
-    cell(figure.add_subplot(grid[0, 0]), query[0], QUERY, 'query', query[1])
+    cell(figure.add_subplot(grid[0, 0]), query, QUERY, 'query', '')
     for i, (picture, caption, verdict) in enumerate(hits):
         colour, mark = {True: (RIGHT, ' ✓'), False: (WRONG, ' ✗'), None: (FAINT, '')}[verdict]
         cell(figure.add_subplot(grid[0, place[i + 1]]), picture, colour, f'{i + 1}{mark}', caption)
     if heat is not None:
-        for i, (picture, colour) in enumerate([(query[0], QUERY)] + [(hit[0], FAINT) for hit in hits]):
+        for i, (picture, colour) in enumerate([(query, QUERY)] + [(hit[0], FAINT) for hit in hits]):
             axis = figure.add_subplot(grid[1, place[i]])
             cell(axis, picture, colour, '', '')
             extent = (0, SIZE[0], SIZE[1], 0)
             axis.imshow(heat[i], cmap='turbo', alpha=0.5, vmin=0, vmax=1, extent=extent, interpolation='bilinear')
-    for i, (picture, caption) in enumerate(junk[: len(hits)]):
+    for i, (picture, caption) in enumerate(junk):
         cell(figure.add_subplot(grid[-1, place[i + 1]]), picture, JUNK, 'junk', caption, dashed=True)
     if junk:
         axis = figure.add_subplot(grid[-1, 0])

@@ -8,7 +8,6 @@ them, `scenes.py` has the places; here they meet. Every picture has random numbe
 is): the order in which pictures are drawn, and by how many processes, does not matter.
 """
 
-import io
 import math
 import os
 import re
@@ -24,6 +23,7 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from reid.figures import LIT, Sheet
+from reid.files import replacing
 from reid.problem import Problem
 from reid.scenes import THINGS, background, camera
 from reid.wardrobe import generator, person, pose
@@ -153,11 +153,8 @@ def store(folder, seed, tasks):
     """Draw a chunk of the plan into the folder: whole files or none. Returns how many."""
     for path, *what in tasks:
         image, quality = picture(seed, *what)
-        data = io.BytesIO()
-        image.save(data, 'JPEG', quality=quality)
-        temporary = Path(folder, f'{path}.{os.getpid()}.part')
-        temporary.write_bytes(data.getvalue())
-        os.replace(temporary, Path(folder, path))
+        with replacing(Path(folder, path)) as temporary:
+            image.save(temporary, 'JPEG', quality=quality)
     return len(tasks)
 
 
@@ -239,9 +236,8 @@ def recall(path):
 
 def mark(path, record):
     """Write down in the folder whose it is, at one stroke."""
-    temporary = path.with_name(path.name + '.new')
-    temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding='utf-8')
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding='utf-8')
 
 
 def cores():

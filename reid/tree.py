@@ -9,10 +9,12 @@ import re
 import shutil
 import stat
 from collections import Counter
+from pathlib import Path
 
 from tqdm import tqdm
 
 from reid.datasets import ABOUT, PARTS, UNKNOWN
+from reid.files import replacing
 from reid.problem import Problem
 
 
@@ -150,8 +152,8 @@ def place(source, target, link):
             raise
         except OSError as error:
             print(f'No hard links here ({error.strerror}): copying instead.')
-    shutil.copyfile(source, target + '.tmp')
-    when = os.stat(source)
-    os.utime(target + '.tmp', ns=(when.st_atime_ns, when.st_mtime_ns))
-    os.replace(target + '.tmp', target)
+    with replacing(Path(target)) as temporary:
+        shutil.copyfile(source, temporary)
+        when = os.stat(source)
+        os.utime(temporary, ns=(when.st_atime_ns, when.st_mtime_ns))
     return 'copy'

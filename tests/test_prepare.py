@@ -385,7 +385,7 @@ def test_a_stopped_run_is_finished_by_the_next(market, link, monkeypatch, tmp_pa
     kept = {name: what for name, what in state(part).items() if name.endswith(('.jpg', '.JPG', '.png'))}
     assert len(kept) == 7
     (part / 'gallery' / '9999').mkdir(exist_ok=True)
-    (part / 'gallery' / '9999' / '9999_c1s1_1_1.jpg.tmp').write_bytes(b'half')  # cut off in the middle of a copy
+    (part / 'gallery' / '9999' / '9999_c1s1_1_1.jpg.part').write_bytes(b'half')  # cut off in the middle of a copy
     broken = part / sorted(kept)[0]
     broken.unlink()
     broken.write_bytes(b'short')
