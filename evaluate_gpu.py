@@ -1,22 +1,87 @@
 """Print Rank@1/5/10, mAP and mINP of a result, on a GPU where there is one, else on the CPU.
 
 Reads:   model/<name>/pytorch_result.mat, or any .mat of that form
-Writes:  result.txt and metrics.json beside it
+Writes:  result.txt and metrics.json beside it; with --report also report.png
 Run:     python evaluate_gpu.py --name ft_ResNet50
 """
 
+import time
+
 import utils
-from reid import cli, results
+from reid import cli, plots, processes, queries, ranking, report, results
 
 
 def options():
     parser = cli.parser(__doc__)
     utils.result_options(parser)
+    parser.add_argument(
+        '--multi_by',
+        default='mean',
+        choices=results.MULTI,
+        help='after test.py --multi: rank by the mean of the features of a query (default), or by the best of them',
+    )
+    parser.add_argument(
+        '--aqe', default=0, type=utils.whole, help='expand queries by their N nearest gallery images (0: no; try 5)'
+    )
+    parser.add_argument(
+        '--dba', default=0, type=utils.whole, help='expand gallery images by their N nearest others (0: no; try 5)'
+    )
+    parser.add_argument(
+        '--alpha',
+        default=3.0,
+        type=utils.rate,
+        help='weigh what --aqe and --dba add by its score to this power (default 3; 0: all alike)',
+    )
+    parser.add_argument(
+        '--report', action='store_true', help='how sure the figures are, a table of cameras, thresholds, curves'
+    )
+    parser.add_argument('--versus', help='another run or result file: is the difference between the two real?')
     return parser
 
 
 def main(opts):
-    results.evaluate(utils.result_of(opts), utils.device(opts.gpu_ids))
+    # 1. the result
+    device = utils.device(opts.gpu_ids)
+    processes.start(device)  # if torchrun has started several
+    path = utils.result_of(opts)
+
+    # 2. figures
+    began = time.time()
+    query, gallery, ranks = results.evaluate(path, device, opts.multi_by)
+    print(f'{time.time() - began:.1f} s')
+
+    # 3. with queries and gallery images that have taken in their neighbours
+    if opts.aqe or opts.dba:
+        f, g = query.f, gallery.f
+        if opts.dba:
+            g = queries.expand(g, g, opts.dba, opts.alpha, device, title='gallery')
+        if opts.aqe:
+            f = queries.expand(f, g, opts.aqe, opts.alpha, device, title='queries')
+        figures = ranking.figures(ranking.ranks(query._replace(f=f), gallery._replace(f=g), device))
+        settings = {name: getattr(opts, name) for name in ('aqe', 'dba', 'alpha')}
+        print(f'expanded {results.line(figures)}')
+        results.record(path, f'expanded {results.line(figures)}', expanded=figures | settings)
+
+    # 4. more about them
+    if opts.report:
+        pairs = report.verification(query, gallery, device)
+        for lines in (
+            report.interval_lines(ranks),
+            report.camera_lines(query, gallery, device),
+            report.threshold_lines(*pairs),
+        ):
+            print('', *lines, sep='\n')
+        out = path.parent / ('report.png' if path.stem == 'pytorch_result' else f'{path.stem}.report.png')
+        if processes.first():
+            plots.report(ranks, *pairs, out)
+            print(out)
+    if opts.versus:
+        other = utils.result_named(opts.versus)
+        (others, other_gallery), _ = results.load(other, 'query', 'gallery')
+        report.same_task(query, gallery, others, other_gallery)
+        there = ranking.ranks(others, other_gallery, device)
+        print('', *report.compare_lines(ranks, there, path.parent.name, opts.versus), sep='\n')
+    processes.stop()
 
 
 if __name__ == '__main__':

@@ -41,7 +41,8 @@ def main(opts):
     # 2. re-ranked scores, block by block, into the protocol
     began = time.time()
     settings = {name: getattr(opts, name) for name in ('k1', 'k2', 'lambda_value', 'distance')}
-    figures = ranking.evaluate(query, gallery, blocks=rerank.rerank(query.f, gallery.f, **settings, device=device))
+    blocks = rerank.rerank(query.f, gallery.f, **settings, device=device)
+    figures = ranking.figures(ranking.ranks_in(blocks, query, gallery))
 
     # 3. figures
     text = f're-ranked {results.line(figures)}'

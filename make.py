@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, '.venv')
 OLDEST = (3, 10)
 CORE = ('numpy', 'scipy', 'matplotlib', 'yaml', 'tqdm', 'PIL')
-TOOLS = ('pytest', 'ruff')
+TOOLS = ('pytest', 'hypothesis', 'ruff')
 GIGABYTES = 8 if sys.platform.startswith('linux') else 3  # PyTorch for Linux brings its CUDA libraries along
 
 

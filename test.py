@@ -65,8 +65,8 @@ def main(opts):
     print(f'{count} pictures -> {found["query"].f.shape[1]} numbers each, {time.time() - began:.0f} s')
 
     # 4. result: what belongs to an earlier test of this run goes, so that nothing stale is picked up
-    for path in (folder / 'metrics.json', *folder.glob('multi_query.*')):
-        path.unlink(missing_ok=True)
+    for path in (folder / 'metrics.json', *folder.glob('multi_query*')):
+        results.remove(path)
     about = {'data_dir': root.resolve(), 'which_epoch': opts.which_epoch, 'ms': opts.ms, 'no_flip': opts.no_flip}
     about = {key: str(value) for key, value in about.items()}
     path = results.save(folder, 'pytorch_result', about, gallery=found['gallery'], query=found['query'])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import model as networks
 import utils
-from reid import cli, data, features, optim, plots, ranking
+from reid import cli, data, features, optim, plots, ranking, results
 from reid.datasets import split_queries
 from reid.files import replacing
 from reid.problem import Problem
@@ -239,10 +239,10 @@ def begin(folder, opts):
 def clear(folder):
     """Remove what an earlier run left: its snapshots, features and figures would pass for the new one's."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = 'net_*.pth resume.pth opts.yaml log.csv train.jpg pytorch_result.* multi_query.* metrics.json result.txt'
-    for pattern in [*made.split(), 'show.png', 'rankings/*.png', '*.part']:
+    made = 'net_*.pth resume.pth opts.yaml log.csv train.jpg pytorch_result* multi_query* metrics.json result.txt'
+    for pattern in [*made.split(), 'show.png', 'report.png', 'rankings/*.png', '*.part']:
         for path in folder.glob(pattern):
-            path.unlink()
+            results.remove(path)
 
 
 def resume(folder, opts):

@@ -208,17 +208,24 @@ def result_of(opts):
     if opts.mat:
         if opts.name:
             raise Problem('give a file or --name, not both')
-        return Path(opts.mat)
+        return results.at(Path(opts.mat))
     if opts.name:
-        path = results.find(find_run(opts.name))
-        if path is None:
-            raise Problem(f'{opts.name} has not been tested yet: python test.py --name {opts.name}')
-        return path
+        return result_named(opts.name)
     tested = [path for folder in RUNS.glob('*') if (path := results.find(folder))]
     if not tested:
         raise Problem('no run has been tested yet: python test.py --name NAME writes model/NAME/pytorch_result.mat')
     path = max(tested, key=lambda path: path.stat().st_mtime)
     print(f'{path.parent.name}: the run last tested')
+    return path
+
+
+def result_named(name):
+    """The result of a run, or a result file by its path."""
+    if Path(name).suffix == '.mat' or Path(name).name != name:
+        return results.at(Path(name))
+    path = results.find(find_run(name))
+    if path is None:
+        raise Problem(f'{name} has not been tested yet: python test.py --name {name}')
     return path
 
 

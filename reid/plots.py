@@ -51,6 +51,37 @@ def curves(log, path):
     save(figure, path)
 
 
+def report(ranks, same, different, path):
+    """report.png: who is found by which rank, what a threshold finds and confuses, and the scores behind it."""
+    figure = new_figure(figsize=(12, 3.6), layout='constrained')
+    axes = figure.subplots(1, 3)
+    most = 50
+    first = np.array([r[0] if len(r) else most for r in ranks])
+    reached = np.cumsum(np.bincount(np.minimum(first, most), minlength=most + 1))[:most] / len(ranks)
+    axes[0].plot(np.arange(1, most + 1), reached, color=RIGHT)
+    axes[0].set(title='found by rank (CMC)', xlabel='rank', xlim=(1, most), ylim=(None, 1.005))
+
+    alarms, hits = (np.cumsum(count[::-1]) / max(count.sum(), 1) for count in (different, same))
+    least = 1 / max(different.sum(), 1)
+    axes[1].plot(np.maximum(alarms, least), hits, color=QUERY)
+    axes[1].set(title='one pair (ROC)', xlabel='false alarms', ylabel='found', xscale='log', ylim=(0, 1.005))
+    axes[1].set_xlim(max(least, 1e-6), 1)
+
+    wide = len(same) // 128
+    edges = np.linspace(-1, 1, 129)
+    for count, colour, title in ((different, WRONG, 'two people'), (same, RIGHT, 'one person')):
+        share = count.reshape(-1, wide).sum(1) / max(count.sum(), 1)
+        axes[2].stairs(share, edges, color=colour, fill=True, alpha=0.35)
+        axes[2].stairs(share, edges, color=colour, label=title)
+    seen = np.flatnonzero((same + different).reshape(-1, wide).sum(1))
+    axes[2].set(title='scores of pairs', xlabel='cosine', yticks=[], xlim=(edges[seen[0]], edges[seen[-1] + 1]))
+    axes[2].legend(frameon=False, loc='upper left')
+    for axis in axes:
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.grid(alpha=0.25)
+    save(figure, path)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # a ranking: one row for the query and its hits, one for their heat maps, one for the junk that was left out
 

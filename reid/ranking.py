@@ -5,112 +5,287 @@ For one query, a gallery image is
     good    if it is the same identity seen by another camera;
     wrong   otherwise (the distractors, identity 0, among them).
 Everything that is reported follows from the ranks of the good images alone, so nothing is sorted here: the rank of a
-good image is the number of gallery images, junk left out, that score higher.
+good image is the number of gallery images, junk left out, that stand above it: those with a greater score, and those
+with the same score that come earlier in the gallery. Scores are compared exactly (reid.product), so that a rank is the
+same on every machine, in every size of block and from any number of processes.
 """
+
+from collections import namedtuple
 
 import numpy as np
 import torch
 
+from reid import processes, product
 from reid.problem import Problem
 
-BLOCK = 256  # queries at a time: scores take BLOCK x gallery floats, never queries x gallery
+BLOCK = 256  # queries at a time: scores take BLOCK x gallery floats at most, never queries x gallery
+TILE = 2**24  # numbers of gallery features at a time: 64 MB
+
+# The pairs of one identity, query by query: pair p is query rows[p] and gallery image columns[p], ascending, and the
+# pairs of query i are starts[i] to starts[i + 1]. Those that are not good are junk.
+Pairs = namedtuple('Pairs', 'rows columns good starts')
 
 
 def judge(query_id, query_cam, gallery_id, gallery_cam):
-    """One query against the gallery -> (good, junk), two boolean arrays. A camera of -1 is unknown: never the same."""
+    """Query and gallery, element by element -> (good, junk), boolean. A camera of -1 is unknown: never the same."""
     same = gallery_id == query_id
     same_camera = (gallery_cam == query_cam) & (gallery_cam != -1)
     junk = (gallery_id == -1) | (same & same_camera)
     return same & ~junk, junk
 
 
-def similarities(query_f, gallery_f, device='cpu'):
-    """Blocks of cosine similarities, (start, (b, G) float32), of features of unit length."""
-    if torch.device(device).type == 'cpu':  # numpy's product is the faster one on most CPUs
-        for start in range(0, len(query_f), BLOCK):
-            yield start, query_f[start : start + BLOCK] @ gallery_f.T
-    else:
-        gallery = torch.from_numpy(gallery_f).to(device)
-        for start in range(0, len(query_f), BLOCK):
-            block = torch.from_numpy(query_f[start : start + BLOCK]).to(device)
-            yield start, (block @ gallery.T).cpu().numpy()
+def pairs_of(query, gallery):
+    """All pairs of the same identity, found without looking at the others."""
+    order = np.argsort(gallery.ids, kind='stable')
+    known = gallery.ids[order]
+    first = np.searchsorted(known, query.ids)
+    count = np.where(query.ids == -1, 0, np.searchsorted(known, query.ids, 'right') - first)
+    starts = np.concatenate([[0], np.cumsum(count)])
+    rows = np.repeat(np.arange(len(count)), count)
+    columns = order[np.arange(starts[-1]) - np.repeat(starts[:-1] - first, count)]
+    good, _ = judge(query.ids[rows], query.cams[rows], gallery.ids[columns], gallery.cams[columns])
+    return Pairs(rows, columns, good, starts)
 
 
-def ranks(blocks, query_id, query_cam, gallery_id, gallery_cam):
-    """For each query the ranks (0 = first) of its good images, ascending. Equal scores rank in gallery order."""
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. ranks
+
+
+def ranks(query, gallery, device='cpu'):
+    """Two `Features` (reid.results) -> for each query the ranks (0 = first) of its good images, ascending."""
+    if not (len(query.f) and len(gallery.f)):
+        raise Problem(f'there is nothing to rank: {len(query.f)} queries and {len(gallery.f)} gallery images')
+    mine = processes.share(len(gallery.f))  # the part of the gallery that this process looks at: all, if it is alone
+    sizes = product.longest(query.f, 'query'), processes.most(product.longest(gallery.f[mine], 'gallery'))
+    grids = product.grid(sizes[0]), product.grid(sizes[1])
+    pairs = pairs_of(query, gallery)
+    scores = processes.total(pair_scores(query.f, gallery.f, pairs, grids, mine))
+    bars = good_only(pairs, scores)
+    seen = above_exactly if torch.device(device).type == 'cuda' else above_quickly
+    above = np.zeros(len(bars.scores), np.int64)
+    for numbers, tile in tiles(gallery, mine):
+        above += seen(query.f, tile, numbers, bars, sizes, grids, device)
+    return without_junk(processes.total(above), pairs, scores, bars)
+
+
+# What has to be counted: the good pairs alone, with their scores. `columns` and `starts` as in Pairs.
+Bars = namedtuple('Bars', 'scores columns starts')
+
+
+def good_only(pairs, scores):
+    starts = np.concatenate([[0], np.cumsum(pairs.good)])[pairs.starts]
+    return Bars(scores[pairs.good], pairs.columns[pairs.good], starts)
+
+
+def pair_scores(query_f, gallery_f, pairs, grids, mine):
+    """The exact scores of pairs whose gallery image lies in the slice `mine`, 0 for all others."""
+    scores = np.zeros(len(pairs.columns))
+    here = (pairs.columns >= mine.start) & (pairs.columns < mine.stop)
+    for i in np.unique(pairs.rows[here]):
+        p = pairs.starts[i] + np.flatnonzero(here[pairs.starts[i] : pairs.starts[i + 1]])
+        scores[p] = product.whole(gallery_f[pairs.columns[p]], grids[1]) @ product.whole(query_f[i], grids[0])
+    return scores / (grids[0] * grids[1])
+
+
+def tiles(gallery, mine):
+    """The gallery piece by piece, false detections left out: (positions (t,), features (t, D) float32, good until the
+    next piece)."""
+    dim = gallery.f.shape[1]
+    rows = min(max(1, TILE // dim), mine.stop - mine.start)
+    buffer = None
+    for start in range(mine.start, mine.stop, rows):
+        stop = min(start + rows, mine.stop)
+        tile = gallery.f[start:stop]
+        numbers = start + np.flatnonzero(gallery.ids[start:stop] != -1)
+        if not len(numbers):
+            continue
+        plain = tile.dtype == np.float32 and tile.flags.c_contiguous
+        if not (plain and tile.flags.writeable and len(numbers) == len(tile)):  # torch does not take what is read-only
+            buffer = np.empty((rows, dim), np.float32) if buffer is None else buffer
+            if plain:
+                tile = np.take(tile, numbers - start, axis=0, out=buffer[: len(numbers)], mode='clip')
+            else:
+                buffer[: len(numbers)] = tile[numbers - start]
+                tile = buffer[: len(numbers)]
+        yield numbers, tile
+
+
+def above_quickly(query_f, tile, numbers, bars, sizes, grids, device):
+    """How many images of the tile stand above each bar. Quick scores, and exact ones where those are too close."""
+    multiply = product.quick(tile)
+    error = 1.01 * product.error(tile.shape[1]) * sizes[0] * sizes[1]  # and float32's own rounding of bars
+    above = np.zeros(len(bars.scores), np.int64)
+    for start in range(0, len(query_f), BLOCK):
+        block = np.require(query_f[start : start + BLOCK], np.float32, 'CW')
+        exact = exactly(product.whole(block, grids[0]), tile, grids)
+        for i, row in enumerate(multiply(block)):  # (t,)
+            own = slice(bars.starts[start + i], bars.starts[start + i + 1])
+            if own.stop > own.start:
+                above[own] = places(
+                    row, bars.scores[own], bars.columns[own], numbers, error, lambda c, i=i: exact(i, c)
+                )
+    return above
+
+
+def exactly(block, tile, grids):
+    """A function (i, c) -> the exact scores of row i of the block and rows c of the tile.
+
+    Where a network says nearly the same of everyone, every score is too close to the next: then the whole block is
+    computed, once.
+    """
+    unit = 1 / (grids[0] * grids[1])
+    dense = None
+
+    def of(i, c):
+        nonlocal dense
+        if dense is None and len(c) < len(tile) / 16:
+            return product.whole(tile[c], grids[1]) @ block[i] * unit
+        if dense is None:
+            dense = block @ product.whole(tile, grids[1]).T * unit
+        return dense[i, c]
+
+    return of
+
+
+def places(row, bars, own, numbers, error=0.0, exact=None):
+    """How many stand above each bar. row (t,): scores, off by `error` at most, of the gallery images `numbers`;
+    bars (m,): exact scores of the images `own`; exact(c): exact scores of row[c], if there is an error at all."""
+    under, over = (bars - error).astype(np.float32), (bars + error).astype(np.float32)
+    near = np.flatnonzero(row >= under.min())  # all others stand below all bars
+    score = row[near]
+    rising = np.sort(score)
+    high = rising.searchsorted(over, 'right')
+    above = len(rising) - high
+    here = (own >= numbers[0]) & (own <= numbers[-1])
+    close = np.flatnonzero(high - rising.searchsorted(under) > here)  # not only the image that set the bar
+    if len(close):
+        found = np.flatnonzero((score >= under[close, None]) & (score <= over[close, None]))
+        bar, image = np.divmod(found, len(score))
+        bar, image = close[bar], near[image]
+        true = row[image] if exact is None else exact(image)
+        wins = (true > bars[bar]) | ((true == bars[bar]) & (numbers[image] < own[bar]))
+        above += np.bincount(bar[wins], minlength=len(bars))
+    return above
+
+
+def above_exactly(query_f, tile, numbers, bars, sizes, grids, device):
+    """The same for a GPU, where double precision throughout is quicker than telling cases apart."""
+    tile = torch.from_numpy(product.whole(tile, grids[1])).to(device)
+    numbers = torch.from_numpy(numbers).to(device)
+    above = []
+    for start in range(0, len(query_f), BLOCK):
+        block = torch.from_numpy(product.whole(query_f[start : start + BLOCK], grids[0])).to(device)
+        scores, own, real = padded(bars, start, len(block), device)
+        above.append(places_at_once(block @ tile.T / (grids[0] * grids[1]), scores, own, numbers)[real])
+    return np.concatenate(above)
+
+
+def padded(bars, start, n, device):
+    """The bars of queries start to start + n in rows of one length m: scores and images on the device, and which of
+    them are real, (n, m) each."""
+    first = bars.starts[start : start + n + 1]
+    count = np.diff(first)[:, None]
+    real = np.arange(max(count.max(), 1)) < count
+    scores, columns = np.full(real.shape, np.inf), np.zeros(real.shape, np.int64)
+    scores[real], columns[real] = bars.scores[first[0] : first[-1]], bars.columns[first[0] : first[-1]]
+    return torch.from_numpy(scores).to(device), torch.from_numpy(columns).to(device), real
+
+
+def places_at_once(scores, bars, own, numbers):
+    """`places` for a block of exact scores (b, t) against bars (b, m), on its device -> (b, m)."""
+    above = torch.empty(bars.shape, dtype=torch.int64, device=scores.device)
+    for j in range(bars.shape[1]):
+        bar = bars[:, j : j + 1]
+        above[:, j] = ((scores > bar) | ((scores == bar) & (numbers < own[:, j : j + 1]))).sum(1)
+    return above.cpu().numpy()
+
+
+def without_junk(above, pairs, scores, bars):
+    """Take off the junk of the query's own identity that stands above its good images -> a list of ranks a query."""
     found = []
-    for start, scores in blocks:
-        if np.isnan(scores).any():
-            raise Problem('the features hold nan: the network that made them did not learn (try a lower --lr)')
-        for i, row in enumerate(scores, start):
-            good, junk = judge(query_id[i], query_cam[i], gallery_id, gallery_cam)
-            row[junk] = -np.inf
-            found.append(rank_of(row, np.flatnonzero(good)))
+    for i in range(len(pairs.starts) - 1):
+        own = slice(bars.starts[i], bars.starts[i + 1])
+        all_of_it = slice(pairs.starts[i], pairs.starts[i + 1])
+        junk = ~pairs.good[all_of_it]
+        rank = above[own]
+        if junk.any() and len(rank):
+            bar, column = bars.scores[own, None], bars.columns[own, None]
+            score, other = scores[all_of_it][junk], pairs.columns[all_of_it][junk]
+            rank = rank - ((score > bar) | ((score == bar) & (other < column))).sum(1)
+        found.append(np.sort(rank))
     return found
 
 
-def rank_of(row, chosen):
-    """The places that row[chosen] takes when row is sorted from high to low, ties in order of position."""
-    bar = row[chosen, None]  # (n, 1)
-    above = np.count_nonzero(row > bar, axis=1)
-    tied = np.count_nonzero(row == bar, axis=1) > 1  # rare: besides itself, another image has the very same score
-    for i in np.flatnonzero(tied):
-        above[i] += np.count_nonzero(row[: chosen[i]] == bar[i])
-    return np.sort(above)
+def ranks_in(blocks, query, gallery):
+    """The same from scores that were made elsewhere, as re-ranking does: blocks (start, (b, G)), every one exact."""
+    pairs = pairs_of(query, gallery)
+    scores = np.zeros(len(pairs.rows))
+    bars = good_only(pairs, scores)
+    above = np.zeros(len(bars.scores), np.int64)
+    numbers = np.arange(len(gallery.ids))
+    false = np.flatnonzero(gallery.ids == -1)
+    for start, block in blocks:
+        own = slice(pairs.starts[start], pairs.starts[start + len(block)])
+        block[:, false] = -np.inf
+        scores[own] = block[pairs.rows[own] - start, pairs.columns[own]]
+        bars.scores[:] = scores[pairs.good]
+        for i, row in enumerate(block, start):
+            own = slice(bars.starts[i], bars.starts[i + 1])
+            if own.stop > own.start:
+                above[own] = places(row, bars.scores[own], bars.columns[own], numbers)
+    return without_junk(above, pairs, scores, bars)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. figures
+
+
+def each(ranks):
+    """Ranks of good images, one array a query -> for each query, as arrays: the rank of the first, both average
+    precisions and mINP's share. Where there is no good image, nan.
+
+    Two average precisions are in use and differ by up to a point. With r_i the rank of the i-th of n good images:
+        trapezoid (Market-1501's own code)   AP = sum_i ((i+1)/(r_i+1) + (i/r_i, or 1 where r_i = 0)) / 2n
+        standard  (most other projects)      AP = sum_i (i+1)/(r_i+1) / n
+    mINP, arXiv 2001.04193, is the mean of n / (rank of the last good image, from 1).
+    """
+    n = np.array([len(r) for r in ranks])
+    r = np.concatenate(ranks).astype(np.int64) if len(ranks) else np.zeros(0, np.int64)
+    starts = np.cumsum(n) - n
+    query, i = np.repeat(np.arange(len(n)), n), np.arange(len(r)) - np.repeat(starts, n)
+    precision = (i + 1) / (r + 1)
+    before = np.where(r == 0, 1.0, i / np.maximum(r, 1))
+    some = n > 0
+    out = {name: np.full(len(n), np.nan) for name in ('first', 'trapezoid', 'standard', 'inp')}
+    out['first'][some] = r[starts[some]]
+    out['inp'][some] = n[some] / (r[(starts + n - 1)[some]] + 1)
+    out['trapezoid'][some] = (np.bincount(query, (precision + before) / 2, len(n)) / np.maximum(n, 1))[some]
+    out['standard'][some] = (np.bincount(query, precision, len(n)) / np.maximum(n, 1))[some]
+    return out
 
 
 def figures(ranks):
     """Ranks of good images, one array a query -> the dict that metrics.json holds (fractions, not percent).
 
-    Two average precisions are in use and differ by up to a point. With r_i the rank of the i-th of n good images:
-        trapezoid (Market-1501's own code)   AP = sum_i ((i+1)/(r_i+1) + (i/r_i, or 1 where r_i = 0)) / 2n
-        standard  (most other projects)      AP = sum_i (i+1)/(r_i+1) / n
-    mINP, arXiv 2001.04193: n / (rank of the last good image, from 1). A query without a good image counts as a miss in
-    Rank-k and in the trapezoid mAP, and is left out of the standard mAP and mINP, each as its own community does.
+    A query without a good image counts as a miss in Rank-k and in the trapezoid mAP, and is left out of the standard
+    mAP and mINP, each as its own community does.
     """
-    answerable = [r for r in ranks if len(r)]
-    if not answerable:
+    of = each(ranks)
+    some = ~np.isnan(of['first'])
+    if not some.any():
         raise Problem(
             'no query has a good image (same identity, another camera): are the identities and cameras right?'
         )
-    first = np.array([r[0] for r in answerable])
-    trapezoid, standard, inp = [], [], []
-    for r in answerable:
-        i = np.arange(len(r))
-        precision = (i + 1) / (r + 1)
-        before = np.where(r == 0, 1.0, i / np.maximum(r, 1))
-        trapezoid.append(((precision + before) / 2).mean())
-        standard.append(precision.mean())
-        inp.append(len(r) / (r[-1] + 1))
     return {
-        'rank1': float((first < 1).sum() / len(ranks)),
-        'rank5': float((first < 5).sum() / len(ranks)),
-        'rank10': float((first < 10).sum() / len(ranks)),
-        'map_trapezoid': float(np.sum(trapezoid) / len(ranks)),
-        'map_standard': float(np.mean(standard)),
-        'minp': float(np.mean(inp)),
-        'queries': len(ranks),
-        'queries_without_good': len(ranks) - len(answerable),
+        **{f'rank{k}': float((of['first'] < k).sum() / len(some)) for k in (1, 5, 10)},
+        'map_trapezoid': float(np.nansum(of['trapezoid']) / len(some)),
+        'map_standard': float(of['standard'][some].mean()),
+        'minp': float(of['inp'][some].mean()),
+        'queries': len(some),
+        'queries_without_good': int((~some).sum()),
     }
 
 
-def evaluate(query, gallery, device='cpu', blocks=None):
-    """Two `Features` (reid.results) -> the figures. `blocks` replaces the cosine similarities, as re-ranking does."""
-    blocks = similarities(query.f, gallery.f, device) if blocks is None else blocks
-    return figures(ranks(blocks, query.ids, query.cams, gallery.ids, gallery.cams))
-
-
-def multi_query(query, pool):
-    """Each query's feature becomes the mean of all features in the pool with its identity and camera, if there are any.
-
-    A mean is not of unit length, which changes no order within a query.
-    """
-    key = np.stack([pool.ids, pool.cams], 1)
-    pairs, inverse = np.unique(key, axis=0, return_inverse=True)
-    order = np.argsort(inverse.ravel(), kind='stable')
-    starts = np.searchsorted(inverse.ravel()[order], np.arange(len(pairs)))
-    sums = np.add.reduceat(pool.f[order], starts, axis=0)
-    counts = np.diff([*starts, len(order)])[:, None].astype(np.float32)
-    mean = dict(zip(map(tuple, pairs.tolist()), sums / counts, strict=True))
-    own = zip(query.f, query.ids.tolist(), query.cams.tolist(), strict=True)
-    return query._replace(f=np.stack([mean.get((i, c), f) for f, i, c in own]))
+def evaluate(query, gallery, device='cpu'):
+    """Two `Features` (reid.results) -> the figures."""
+    return figures(ranks(query, gallery, device))

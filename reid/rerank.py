@@ -8,11 +8,12 @@ weights of R*, k1, k2 and lambda. n = queries + gallery.
 """
 
 import numpy as np
-import torch
 from scipy import sparse
 from tqdm import tqdm
 
-from reid.ranking import BLOCK, similarities
+from reid import product
+from reid.nearest import nearest
+from reid.problem import Problem
 
 # What the weights and the final mix start from: c cosine -> distance. Both are then divided by each image's largest.
 DISTANCES = {
@@ -23,36 +24,32 @@ DISTANCES = {
 
 def rerank(query_f, gallery_f, k1=20, k2=6, lambda_value=0.3, distance='squared', device='cpu'):
     """Blocks of scores (start, (b, G) float32): minus the final distance, for reid.ranking."""
-    f = np.concatenate([query_f, gallery_f])
+    if max(k1, k2) > len(gallery_f):
+        name, k = ('k1', k1) if k1 >= k2 else ('k2', k2)
+        raise Problem(f'--{name} {k}: the gallery holds only {len(gallery_f)} images, and that many neighbours at most')
+    f = np.concatenate([query_f, gallery_f]).astype(np.float32, copy=False)
     of = DISTANCES[distance]
-    k1, k2 = min(k1, len(f) - 1), min(k2, len(f) - 1)
-    neighbours, furthest = nearest(f, k1 + 1, device)
-    largest = np.maximum(of(furthest), np.finfo(np.float32).tiny)  # (n,); 0 where all features are the same
+    neighbours, _, lowest = nearest(f, f, max(k1 + 1, k2), device, furthest=True, title='neighbours')
+    neighbours = neighbours.astype(np.int32)
+    largest = np.maximum(of(lowest), np.finfo(np.float32).tiny)  # (n,); 0 where all features are the same
     expanded = expand(reciprocal(neighbours, k1 + 1), reciprocal(neighbours, int(np.around(k1 / 2)) + 1))
     V = weights(expanded, f, of, largest)
     if k2 > 1:  # local query expansion: the mean of the k2 nearest rows
-        V = (membership(neighbours[:, :k2]) @ V / k2).tocsr().astype(np.float32)
+        V = (membership(neighbours[:, :k2]) @ V).tocsr() * np.float32(1 / k2)
 
+    # From here on only shared entries count: those of a query, and for each entry the gallery images that have it.
     Q = len(query_f)
-    columns = V[Q:].tocsc()  # for each entry the gallery images that have it
-    for start, c in progress(similarities(query_f, gallery_f, device), Q, 're-ranking'):
-        original = of(c) / largest[start : start + len(c), None]
-        rows = [slice(V.indptr[i], V.indptr[i + 1]) for i in range(start, start + len(c))]
-        jaccard = np.stack([jaccard_distance(V.indices[row], V.data[row], columns) for row in rows])
-        yield start, -((1 - lambda_value) * jaccard + lambda_value * original).astype(np.float32)
-
-
-def nearest(f, k, device):
-    """(n, k) indices of the nearest, itself among them, and (n,) the lowest cosine of each row."""
-    indices, lowest = np.empty((len(f), k), np.int64), np.empty(len(f), np.float32)
-    for start, c in progress(similarities(f, f, device), len(f), 'neighbours'):  # c (b, n)
-        indices[start : start + len(c)] = torch.from_numpy(c).topk(k, dim=1).indices
-        lowest[start : start + len(c)] = c.min(1)
-    return indices, lowest
-
-
-def progress(blocks, n, title):
-    return tqdm(blocks, total=-(-n // BLOCK), desc=title, unit='block', disable=None)
+    columns = V[Q:].tocsc()
+    V = V[:Q]
+    with tqdm(total=Q, desc='re-ranking', unit='query', disable=None) as bar:
+        for start, c in product.similarities(f[:Q], f[Q:], device):
+            c = of(c)
+            c *= (lambda_value / largest[start : start + len(c), None]).astype(np.float32)
+            for i, row in enumerate(c, start):
+                entries = slice(V.indptr[i], V.indptr[i + 1])
+                row += np.float32(1 - lambda_value) * jaccard_distance(V.indices[entries], V.data[entries], columns)
+            yield start, np.negative(c, out=c)
+            bar.update(len(c))
 
 
 def membership(neighbours):
@@ -82,12 +79,9 @@ def weights(expanded, f, of, largest):
     """V: exp(-distance) over R*(p), each row summing to 1."""
     V = expanded.astype(np.float32)
     V.eliminate_zeros()
-    rows = np.repeat(np.arange(len(f)), np.diff(V.indptr))
-    for start in range(0, V.nnz, 2**16):  # pairs of rows, a bounded number at a time
-        s = slice(start, start + 2**16)
-        c = np.einsum('ij,ij->i', f[rows[s]], f[V.indices[s]])
-        V.data[s] = np.exp(-of(c) / largest[rows[s]])
-    V.data /= np.bincount(rows, V.data, len(f))[rows]
+    for i, own in enumerate(map(slice, V.indptr[:-1], V.indptr[1:])):
+        weight = np.exp(-of(f[V.indices[own]] @ f[i]) / largest[i])
+        V.data[own] = weight / weight.sum()
     return V
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from reid import ranking, rerank
+from reid import nearest, product, ranking, rerank
+from reid.problem import Problem
 from reid.results import Features
 
 
@@ -52,13 +53,15 @@ def clouds(seed, n_query=12, n_gallery=70, dim=16):
 
 
 def scores(query, gallery, **settings):
-    return np.concatenate([block for _, block in rerank.rerank(query, gallery, **settings)])
+    return np.concatenate([block.copy() for _, block in rerank.rerank(query, gallery, **settings)])
 
 
 @pytest.mark.parametrize(('k1', 'k2', 'lambda_value'), [(20, 6, 0.3), (7, 3, 0.0), (5, 1, 0.6), (26, 7, 0.3)])
 @pytest.mark.parametrize('distance', ['squared', 'plain'])
 def test_equals_plain_loops(k1, k2, lambda_value, distance, monkeypatch):
-    monkeypatch.setattr(ranking, 'BLOCK', 5)
+    monkeypatch.setattr(nearest, 'BLOCK', 5)
+    monkeypatch.setattr(nearest, 'TILE', 16 * 40)
+    monkeypatch.setattr(product, 'SCORES', 5 * 70)
     query, gallery, _, _ = clouds(k1)
     expected = by_loops(query, gallery, k1, k2, lambda_value, distance == 'squared')
     found = scores(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value, distance=distance)
@@ -72,11 +75,12 @@ def test_lambda_of_one_keeps_the_order_of_the_cosines():
     np.testing.assert_array_equal(np.argsort(-found, axis=1), np.argsort(-(query @ gallery.T), axis=1))
 
 
-def test_a_gallery_smaller_than_k1():
-    query, gallery, _, _ = clouds(2, n_query=2, n_gallery=4)
-    found = scores(query, gallery)
-    assert found.shape == (2, 4)
-    assert np.isfinite(found).all()
+@pytest.mark.parametrize('settings', [{'k1': 31}, {'k1': 5, 'k2': 31}])
+def test_more_neighbours_than_images_is_a_sentence(settings):
+    query, gallery, _, _ = clouds(2, n_query=2, n_gallery=30)
+    with pytest.raises(Problem, match='31: the gallery holds only 30 images'):
+        scores(query, gallery, **settings)
+    assert np.isfinite(scores(query, gallery, k1=30, k2=30)).all()
 
 
 def test_features_that_are_all_the_same():
@@ -88,5 +92,5 @@ def test_it_helps_where_clusters_are_stretched():
     query, gallery, who, cams = clouds(3, n_query=40, n_gallery=400)
     q, g = Features(query, who[:40], cams[:40], None), Features(gallery, who[40:], cams[40:], None)
     plain = ranking.evaluate(q, g)
-    better = ranking.evaluate(q, g, blocks=rerank.rerank(q.f, g.f))
+    better = ranking.figures(ranking.ranks_in(rerank.rerank(q.f, g.f), q, g))
     assert better['map_trapezoid'] > plain['map_trapezoid']

@@ -1,0 +1,173 @@
+"""Scores of many pairs: quickly with a bounded error, and exactly for the pairs that need it.
+
+A ranking asks which of two scores is greater, and a quick product answers that for nearly all pairs, since its rounding
+error has a bound. Only where two scores lie closer than that are they computed again, exactly:
+
+    features are rounded to whole multiples of a grid, 2^-26 of their length. A product of two such numbers and every
+    partial sum of such products then fits the 53 bits of a double, so no addition ever rounds, and neither the order
+    of summation nor the size of a block, the library, the device or the number of processes can change a score.
+"""
+
+import math
+import time
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from reid.problem import Problem
+
+BITS = 26  # of the grid: 2^26 * 2^26 = 2^52, and a sum over features of that length stays below 2^53
+STEP = 2**14  # rows at a time wherever all features are passed through
+SCORES = 2**23  # numbers of a block of scores: 32 MB
+
+
+def longest(f, what):
+    """The length of the longest feature. One that no ranking can use is a sentence."""
+    return max((float(length.max()) for _, length in lengths(f, what)), default=0.0)
+
+
+def lengths(f, what):
+    """Piece by piece (start, lengths (n,)) of all features."""
+    for start in range(0, len(f), STEP):
+        rows = np.asarray(f[start : start + STEP], np.float32)
+        length = np.sqrt(np.einsum('ij,ij->i', rows, rows))
+        for row in np.flatnonzero(~np.isfinite(length))[:1]:
+            raise Problem(
+                f'{what}: feature {start + row} holds nan or inf: the network that made it did not learn '
+                '(try a lower --lr)'
+            )
+        for row in np.flatnonzero(length == 0)[:1]:
+            raise Problem(f'{what}: feature {start + row} is all zeros, which points nowhere')
+        yield start, length
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. exact scores
+
+
+def grid(length):
+    """The factor that makes features of at most this length whole numbers of at most 26 bits, a power of two.
+
+    A length of 1 may come out as a bit more: up to 1.32 it counts as 1, and 1.32^2 * 2^52 is still below 2^53.
+    """
+    return 2.0 ** (BITS - math.ceil(math.log2(length) - 0.4))
+
+
+def whole(f, factor):
+    """Features in steps of the grid, as float64: whole numbers, whose products and sums are exact."""
+    f = np.multiply(f, factor, dtype=np.float64)
+    return np.rint(f, out=f)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. quick scores: PRODUCTS[name](gallery) -> a function of at most 256 queries that gives (b, G), good until its next call
+
+LARGE = 2**26  # multiplications, below which it does not matter
+PIECE = 4096  # gallery rows at a time: scores that are still in the cache when they are copied
+
+
+def by_numpy(gallery):
+    out = np.empty((256, len(gallery)), np.float32)
+    return lambda query: np.matmul(query, gallery.T, out=out[: len(query)])
+
+
+def by_onednn(gallery):
+    """The library that torch convolves with on CPUs, twice as fast as the matrix products of some."""
+    gallery = torch.from_numpy(gallery)
+    out = torch.empty(256, len(gallery))
+
+    def multiply(query):
+        query = torch.from_numpy(query).to_mkldnn()
+        for start in range(0, len(gallery), PIECE):
+            piece = slice(start, start + PIECE)
+            out[: len(query), piece] = F.linear(query, gallery[piece]).to_dense()
+        return out[: len(query)].numpy()
+
+    return multiply
+
+
+# numpy's product and torch's are the same on Apple's processors, and oneDNN's is not there
+PRODUCTS = {'numpy': by_numpy, **({'onednn': by_onednn} if torch.backends.mkldnn.is_available() else {})}
+speeds = {name: [] for name in PRODUCTS}  # in multiplications a second, as seen on the work itself
+
+
+def quick(gallery):
+    """(G, D) float32 -> a function of at most 256 queries that gives their scores (b, G), good until its next call.
+
+    The first large blocks of a process are computed by each library in turn, twice, and the others by the faster one.
+    """
+    ready = {}
+
+    def multiply(query):
+        untried = [name for name in PRODUCTS if len(speeds[name]) < 2]
+        name = untried[0] if untried else max(PRODUCTS, key=lambda name: max(speeds[name]))
+        if name not in ready:
+            ready[name] = PRODUCTS[name](gallery)
+        began = time.perf_counter()
+        scores = ready[name](query)
+        work = query.size * len(gallery)
+        if untried and work >= LARGE:
+            speeds[name].append(work / (time.perf_counter() - began))
+        return scores
+
+    return multiply
+
+
+@lru_cache
+def bfloat16_is_fast():
+    """Half the bits are up to twice the speed on CPUs that know them, and crawl on those that do not."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    time.sleep(0.05)  # numpy's threads go on spinning for some hundredths of a second after their last product
+    rng = np.random.default_rng(0)
+    gallery = torch.from_numpy(rng.standard_normal((4096, 512), np.float32))
+    halved = gallery.bfloat16()
+    for rows, hopeless in ((8, 50), (256, 0.8)):  # a taste first
+        query, half = gallery[:rows].to_mkldnn(), halved[:rows]
+        float32 = shortest(lambda query=query: F.linear(query, gallery))
+        if shortest(lambda half=half: half @ halved.T) > hopeless * float32:
+            return False
+    return True
+
+
+def shortest(work):
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def halve(f):
+    """float32 (N, D) -> a tensor of bfloat16, and the length of the most that a row has lost."""
+    f = torch.from_numpy(f)
+    out, lost = torch.empty(f.shape, dtype=torch.bfloat16), 0.0
+    for start in range(0, len(f), 1024):  # what stays in the cache
+        rows = f[start : start + 1024]
+        out[start : start + 1024] = rows
+        lost = max(lost, float(torch.linalg.vector_norm(rows - out[start : start + 1024], dim=1).max()))
+    return out, lost
+
+
+def error(dim):
+    """How far a quick score of two vectors of unit length may be off in float32: one rounding of 2^-24 for each of the
+    dim additions and products, whatever their order, and what the grid rounds."""
+    return (dim + 2) * 2.0**-24 + 2 * dim**0.5 * 1.6 * 2.0 ** -(BITS + 1)
+
+
+def similarities(query_f, gallery_f, device='cpu'):
+    """Blocks of quick scores, (start, (b, G) float32), each good until the next."""
+    rows = max(1, min(256, SCORES // len(gallery_f)))
+    gallery_f = np.require(gallery_f, np.float32, 'CW')
+    if torch.device(device).type == 'cuda':
+        gallery = torch.from_numpy(gallery_f).to(device).T
+
+        def multiply(query):
+            return (torch.from_numpy(query).to(device) @ gallery).cpu().numpy()
+    else:
+        multiply = quick(gallery_f)
+    for start in range(0, len(query_f), rows):
+        yield start, multiply(np.require(query_f[start : start + rows], np.float32, 'CW'))
