@@ -81,7 +81,6 @@ def main(opts):
         report.same_task(query, gallery, others, other_gallery)
         there = ranking.ranks(others, other_gallery, device)
         print('', *report.compare_lines(ranks, there, path.parent.name, opts.versus), sep='\n')
-    processes.stop()
 
 
 if __name__ == '__main__':

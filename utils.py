@@ -135,10 +135,12 @@ def device(gpu_ids):
     if ids[0] < 0:
         return torch.device('cpu')
     if torch.cuda.is_available():
-        if ids[0] >= torch.cuda.device_count():
-            raise Problem(f'--gpu_ids {gpu_ids}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}')
-        if len(ids) > 1:
+        place = int(os.environ.get('LOCAL_RANK', '0'))  # torchrun starts several processes: to each its own GPU
+        if 'LOCAL_RANK' not in os.environ and len(ids) > 1:
             print(f'one process uses one GPU: taking {ids[0]} of {gpu_ids}')
+        ids = ids[place:] if len(ids) > 1 else [ids[0] + place]
+        if not ids or ids[0] >= torch.cuda.device_count():
+            raise Problem(f'--gpu_ids {gpu_ids}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}')
         torch.backends.cudnn.benchmark = True
         return torch.device('cuda', ids[0])
     if torch.backends.mps.is_available():

@@ -3,6 +3,7 @@
 torchrun --nproc_per_node 4 evaluate_gpu.py --name ft_ResNet50
 """
 
+import atexit
 import os
 import sys
 
@@ -16,15 +17,11 @@ def start(device):
     if int(os.environ.get('WORLD_SIZE', '1')) < 2:
         return
     distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    atexit.register(distributed.destroy_process_group)
     if device.type == 'cuda':
         torch.cuda.set_device(device)
     if not first():
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (it stays open to the end)
-
-
-def stop():
-    if together():
-        distributed.destroy_process_group()
 
 
 def together():

@@ -62,7 +62,7 @@ def whole(f, factor):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. quick scores: PRODUCTS[name](gallery) -> a function of at most 256 queries that gives (b, G), good until its next call
+# 2. quick scores: PRODUCTS[name](gallery) -> a function of up to 256 queries that gives (b, G), good until its next call
 
 LARGE = 2**26  # multiplications, below which it does not matter
 PIECE = 4096  # gallery rows at a time: scores that are still in the cache when they are copied

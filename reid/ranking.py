@@ -13,13 +13,9 @@ same on every machine, in every size of block and from any number of processes.
 from collections import namedtuple
 
 import numpy as np
-import torch
 
-from reid import processes, product
+from reid import counting, processes, product
 from reid.problem import Problem
-
-BLOCK = 256  # queries at a time: scores take BLOCK x gallery floats at most, never queries x gallery
-TILE = 2**24  # numbers of gallery features at a time: 64 MB
 
 # The pairs of one identity, query by query: pair p is query rows[p] and gallery image columns[p], ascending, and the
 # pairs of query i are starts[i] to starts[i + 1]. Those that are not good are junk.
@@ -61,143 +57,26 @@ def ranks(query, gallery, device='cpu'):
     pairs = pairs_of(query, gallery)
     scores = processes.total(pair_scores(query.f, gallery.f, pairs, grids, mine))
     bars = good_only(pairs, scores)
-    seen = above_exactly if torch.device(device).type == 'cuda' else above_quickly
-    above = np.zeros(len(bars.scores), np.int64)
-    for numbers, tile in tiles(gallery, mine):
-        above += seen(query.f, tile, numbers, bars, sizes, grids, device)
+    above = counting.above(query, gallery, bars, mine, sizes, grids, device)
     return without_junk(processes.total(above), pairs, scores, bars)
-
-
-# What has to be counted: the good pairs alone, with their scores. `columns` and `starts` as in Pairs.
-Bars = namedtuple('Bars', 'scores columns starts')
 
 
 def good_only(pairs, scores):
     starts = np.concatenate([[0], np.cumsum(pairs.good)])[pairs.starts]
-    return Bars(scores[pairs.good], pairs.columns[pairs.good], starts)
+    return counting.Bars(scores[pairs.good], pairs.columns[pairs.good], starts)
 
 
 def pair_scores(query_f, gallery_f, pairs, grids, mine):
     """The exact scores of pairs whose gallery image lies in the slice `mine`, 0 for all others."""
     scores = np.zeros(len(pairs.columns))
-    here = (pairs.columns >= mine.start) & (pairs.columns < mine.stop)
-    for i in np.unique(pairs.rows[here]):
-        p = pairs.starts[i] + np.flatnonzero(here[pairs.starts[i] : pairs.starts[i + 1]])
-        scores[p] = product.whole(gallery_f[pairs.columns[p]], grids[1]) @ product.whole(query_f[i], grids[0])
+    here = np.flatnonzero((pairs.columns >= mine.start) & (pairs.columns < mine.stop))
+    ends = np.searchsorted(here, pairs.starts)
+    for i in np.flatnonzero(np.diff(ends)):
+        f = product.whole(query_f[i], grids[0])
+        for start in range(ends[i], ends[i + 1], product.PIECE):
+            p = here[start : min(start + product.PIECE, ends[i + 1])]
+            scores[p] = product.whole(gallery_f[pairs.columns[p]], grids[1]) @ f
     return scores / (grids[0] * grids[1])
-
-
-def tiles(gallery, mine):
-    """The gallery piece by piece, false detections left out: (positions (t,), features (t, D) float32, good until the
-    next piece)."""
-    dim = gallery.f.shape[1]
-    rows = min(max(1, TILE // dim), mine.stop - mine.start)
-    buffer = None
-    for start in range(mine.start, mine.stop, rows):
-        stop = min(start + rows, mine.stop)
-        tile = gallery.f[start:stop]
-        numbers = start + np.flatnonzero(gallery.ids[start:stop] != -1)
-        if not len(numbers):
-            continue
-        plain = tile.dtype == np.float32 and tile.flags.c_contiguous
-        if not (plain and tile.flags.writeable and len(numbers) == len(tile)):  # torch does not take what is read-only
-            buffer = np.empty((rows, dim), np.float32) if buffer is None else buffer
-            if plain:
-                tile = np.take(tile, numbers - start, axis=0, out=buffer[: len(numbers)], mode='clip')
-            else:
-                buffer[: len(numbers)] = tile[numbers - start]
-                tile = buffer[: len(numbers)]
-        yield numbers, tile
-
-
-def above_quickly(query_f, tile, numbers, bars, sizes, grids, device):
-    """How many images of the tile stand above each bar. Quick scores, and exact ones where those are too close."""
-    multiply = product.quick(tile)
-    error = 1.01 * product.error(tile.shape[1]) * sizes[0] * sizes[1]  # and float32's own rounding of bars
-    above = np.zeros(len(bars.scores), np.int64)
-    for start in range(0, len(query_f), BLOCK):
-        block = np.require(query_f[start : start + BLOCK], np.float32, 'CW')
-        exact = exactly(product.whole(block, grids[0]), tile, grids)
-        for i, row in enumerate(multiply(block)):  # (t,)
-            own = slice(bars.starts[start + i], bars.starts[start + i + 1])
-            if own.stop > own.start:
-                above[own] = places(
-                    row, bars.scores[own], bars.columns[own], numbers, error, lambda c, i=i: exact(i, c)
-                )
-    return above
-
-
-def exactly(block, tile, grids):
-    """A function (i, c) -> the exact scores of row i of the block and rows c of the tile.
-
-    Where a network says nearly the same of everyone, every score is too close to the next: then the whole block is
-    computed, once.
-    """
-    unit = 1 / (grids[0] * grids[1])
-    dense = None
-
-    def of(i, c):
-        nonlocal dense
-        if dense is None and len(c) < len(tile) / 16:
-            return product.whole(tile[c], grids[1]) @ block[i] * unit
-        if dense is None:
-            dense = block @ product.whole(tile, grids[1]).T * unit
-        return dense[i, c]
-
-    return of
-
-
-def places(row, bars, own, numbers, error=0.0, exact=None):
-    """How many stand above each bar. row (t,): scores, off by `error` at most, of the gallery images `numbers`;
-    bars (m,): exact scores of the images `own`; exact(c): exact scores of row[c], if there is an error at all."""
-    under, over = (bars - error).astype(np.float32), (bars + error).astype(np.float32)
-    near = np.flatnonzero(row >= under.min())  # all others stand below all bars
-    score = row[near]
-    rising = np.sort(score)
-    high = rising.searchsorted(over, 'right')
-    above = len(rising) - high
-    here = (own >= numbers[0]) & (own <= numbers[-1])
-    close = np.flatnonzero(high - rising.searchsorted(under) > here)  # not only the image that set the bar
-    if len(close):
-        found = np.flatnonzero((score >= under[close, None]) & (score <= over[close, None]))
-        bar, image = np.divmod(found, len(score))
-        bar, image = close[bar], near[image]
-        true = row[image] if exact is None else exact(image)
-        wins = (true > bars[bar]) | ((true == bars[bar]) & (numbers[image] < own[bar]))
-        above += np.bincount(bar[wins], minlength=len(bars))
-    return above
-
-
-def above_exactly(query_f, tile, numbers, bars, sizes, grids, device):
-    """The same for a GPU, where double precision throughout is quicker than telling cases apart."""
-    tile = torch.from_numpy(product.whole(tile, grids[1])).to(device)
-    numbers = torch.from_numpy(numbers).to(device)
-    above = []
-    for start in range(0, len(query_f), BLOCK):
-        block = torch.from_numpy(product.whole(query_f[start : start + BLOCK], grids[0])).to(device)
-        scores, own, real = padded(bars, start, len(block), device)
-        above.append(places_at_once(block @ tile.T / (grids[0] * grids[1]), scores, own, numbers)[real])
-    return np.concatenate(above)
-
-
-def padded(bars, start, n, device):
-    """The bars of queries start to start + n in rows of one length m: scores and images on the device, and which of
-    them are real, (n, m) each."""
-    first = bars.starts[start : start + n + 1]
-    count = np.diff(first)[:, None]
-    real = np.arange(max(count.max(), 1)) < count
-    scores, columns = np.full(real.shape, np.inf), np.zeros(real.shape, np.int64)
-    scores[real], columns[real] = bars.scores[first[0] : first[-1]], bars.columns[first[0] : first[-1]]
-    return torch.from_numpy(scores).to(device), torch.from_numpy(columns).to(device), real
-
-
-def places_at_once(scores, bars, own, numbers):
-    """`places` for a block of exact scores (b, t) against bars (b, m), on its device -> (b, m)."""
-    above = torch.empty(bars.shape, dtype=torch.int64, device=scores.device)
-    for j in range(bars.shape[1]):
-        bar = bars[:, j : j + 1]
-        above[:, j] = ((scores > bar) | ((scores == bar) & (numbers < own[:, j : j + 1]))).sum(1)
-    return above.cpu().numpy()
 
 
 def without_junk(above, pairs, scores, bars):
@@ -232,7 +111,7 @@ def ranks_in(blocks, query, gallery):
         for i, row in enumerate(block, start):
             own = slice(bars.starts[i], bars.starts[i + 1])
             if own.stop > own.start:
-                above[own] = places(row, bars.scores[own], bars.columns[own], numbers)
+                above[own] = counting.places(row, bars.scores[own], bars.columns[own], numbers)
     return without_junk(above, pairs, scores, bars)
 
 

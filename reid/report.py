@@ -148,7 +148,8 @@ def compare_lines(ranks, others, name, other):
     yield f'{name} less {other}, on the same {len(ranks)} queries'
     for key, (gain, low, high, p) in compare(ranks, others).items():
         sure = 'a real difference' if low > 0 or high < 0 else 'may be chance'
-        yield f'{FIGURES[key]:16s} {100 * gain:+7.2f}   95 %: {100 * low:+.2f} to {100 * high:+.2f}   p {p:.4f}   {sure}'
+        interval = f'95 %: {100 * low:+.2f} to {100 * high:+.2f}'
+        yield f'{FIGURES[key]:16s} {100 * gain:+7.2f}   {interval:24s} p {p:.4f}   {sure}'
 
 
 def camera_lines(query, gallery, device):

@@ -48,8 +48,6 @@ def test_two_processes_give_the_digits_of_one(tmp_path, card):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / 'metrics.json').read_text()) == expected
-    without_time = [
-        [line for line in out.splitlines() if not line.endswith(' s')] for out in (alone.stdout, done.stdout)
-    ]
-    assert without_time[0] == without_time[1]
+    said = [[line for line in run.stdout.splitlines() if not line.endswith(' s')] for run in (alone, done)]
+    assert said[0] == said[1]
     assert len((tmp_path / 'result.txt').read_text().splitlines()) == 6

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid import ranking
+from reid import counting, ranking
 from reid.problem import Problem
 from reid.results import Features
 
@@ -82,7 +82,7 @@ def same_as_loops(query, gallery):
 
 
 # Each way to count: quick scores with exact ones in doubt, and what a GPU does, on the CPU.
-PATHS = {'quickly': ranking.above_quickly, 'exactly': ranking.above_exactly}
+PATHS = {'quickly': counting.above_quickly, 'exactly': counting.above_exactly}
 
 
 @settings(max_examples=300, deadline=None)
@@ -94,9 +94,10 @@ PATHS = {'quickly': ranking.above_quickly, 'exactly': ranking.above_exactly}
     cams=st.sampled_from([(1, 2, 3), (1, 2, -1), (-1,)]),
     block=st.sampled_from([1, 3, 256]),
     tile=st.sampled_from([1, 60, 2**24]),
+    many=st.sampled_from([0, 100, 2**20]),
     path=st.sampled_from(sorted(PATHS)),
 )
-def test_equals_plain_loops(seed, n_query, n_gallery, kinds, cams, block, tile, path):
+def test_equals_plain_loops(seed, n_query, n_gallery, kinds, cams, block, tile, many, path):
     """Ties, junk, distractors, cameras that are not known, people who are not in the gallery, any size of piece."""
     rng = np.random.default_rng(seed)
     query = people(rng, n_query, [-1, 1, 2, 3, 99], kinds=kinds, cams=cams)
@@ -104,17 +105,20 @@ def test_equals_plain_loops(seed, n_query, n_gallery, kinds, cams, block, tile, 
     if kinds in (2, 5):
         query = query._replace(f=gallery.f[rng.integers(0, n_gallery, n_query)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, 'BLOCK', block)
-        patch.setattr(ranking, 'TILE', tile)
-        patch.setattr(ranking, 'above_quickly', PATHS[path])
+        patch.setattr(counting, 'BLOCK', block)
+        patch.setattr(counting, 'MANY', many)
+        patch.setattr(counting, 'TILE', tile)
+        patch.setattr(counting, 'above_quickly', PATHS[path])
         same_as_loops(query, gallery)
 
 
 @pytest.mark.parametrize('path', PATHS)
 @pytest.mark.parametrize('kinds', [None, 30, 'one'])
-def test_a_larger_gallery(path, kinds, monkeypatch):
-    monkeypatch.setattr(ranking, 'above_quickly', PATHS[path])
-    monkeypatch.setattr(ranking, 'TILE', 64 * 900)
+@pytest.mark.parametrize('many', [0, 2**20])
+def test_a_larger_gallery(path, kinds, many, monkeypatch):
+    monkeypatch.setattr(counting, 'MANY', many)
+    monkeypatch.setattr(counting, 'above_quickly', PATHS[path])
+    monkeypatch.setattr(counting, 'TILE', 64 * 900)
     rng = np.random.default_rng(1)
     query, gallery = (people(rng, n, list(range(-1, 20)), dim=64, kinds=kinds) for n in (40, 2000))
     same_as_loops(query, gallery)
@@ -160,12 +164,14 @@ def test_one_gallery_image():
 
 
 @settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), levels=st.sampled_from([2, 5, 1000]))
-def test_ranks_in_given_scores(seed, levels):
+@given(seed=st.integers(0, 2**32 - 1), levels=st.sampled_from([2, 5, 1000]), many=st.sampled_from([0, 2**20]))
+def test_ranks_in_given_scores(seed, levels, many):
     rng = np.random.default_rng(seed)
     query, gallery = people(rng, 6, [1, 2, 3]), people(rng, 30, [-1, 0, 1, 2, 3])
     scores = (rng.integers(0, levels, (6, 30)) / 8).astype(np.float32)
-    found = ranking.ranks_in([(0, scores[:4].copy()), (4, scores[4:].copy())], query, gallery)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, 'MANY', many)
+        found = ranking.ranks_in([(0, scores[:4].copy()), (4, scores[4:].copy())], query, gallery)
     for i in range(6):
         good, junk = ranking.judge(query.ids[i], query.cams[i], gallery.ids, gallery.cams)
         order = [j for j in sorted(range(30), key=lambda j: (-scores[i, j], j)) if not junk[j]]
