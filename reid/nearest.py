@@ -14,7 +14,7 @@ from reid import product
 from reid.problem import Problem
 
 BLOCK = 256  # queries at a time
-TILE = 2**26  # numbers of gallery features at a time: 256 MB, where they have to be copied
+TILE = 2**25  # numbers of gallery features at a time: 128 MB, where they have to be copied
 GROUPS = 32  # see kth_of_groups
 
 # Of a block of queries (b, D): those of row i are ends[i] to ends[i + 1], images of the tile and their exact scores.
@@ -29,19 +29,18 @@ def nearest(query_f, gallery_f, k, device='cpu', furthest=False, title=None):
     if not 1 <= k <= len(gallery_f):
         raise Problem(f'{k} nearest neighbours are asked for, but there are only {len(gallery_f)} images')
     sizes = product.longest(query_f, 'query'), product.longest(gallery_f, 'gallery')
-    search = on_gpu if torch.device(device).type == 'cuda' else on_cpu
+    rows = min(max(1, TILE // gallery_f.shape[1]), len(gallery_f))
+    search = (OnGPU if torch.device(device).type == 'cuda' else OnCPU)(k, sizes, rows, gallery_f.shape[1], device)
     image, score = np.full((len(query_f), k), -1), np.full((len(query_f), k), -np.inf)
     lowest = np.full(len(query_f), np.inf)
-    rows = max(1, TILE // gallery_f.shape[1])
     total = len(query_f) * len(gallery_f)
     with tqdm(total=total, desc=title, unit='pair', unit_scale=True, disable=None if title else True) as bar:
         for first in range(0, len(gallery_f), rows):
-            tile = np.require(gallery_f[first : first + rows], np.float32, 'CW')
-            look = search(tile, k, sizes, device)
+            search.load(gallery_f[first : first + rows])
             for start in range(0, len(query_f), BLOCK):
                 block = np.require(query_f[start : start + BLOCK], np.float32, 'CW')
                 s = slice(start, start + BLOCK)
-                high, low = look(block, score[s, -1], lowest[s] if furthest else None)
+                high, low = search.look(block, score[s, -1], lowest[s] if furthest else None)
                 for i in np.flatnonzero(np.diff(high.ends)):
                     new = slice(high.ends[i], high.ends[i + 1])
                     images = np.append(image[start + i], first + high.image[new])
@@ -52,67 +51,83 @@ def nearest(query_f, gallery_f, k, device='cpu', furthest=False, title=None):
                     for i in np.flatnonzero(np.diff(low.ends)):
                         new = low.score[low.ends[i] : low.ends[i + 1]]
                         lowest[start + i] = min(lowest[start + i], new.min())
-                bar.update(len(block) * len(tile))
+                bar.update(len(block) * min(rows, len(gallery_f) - first))
     return (image, score, lowest) if furthest else (image, score)
 
 
-def on_cpu(tile, k, sizes, device):
-    """A tile of the gallery (t, D) -> a function of a block of queries, of the score that each has to reach to matter,
-    and of the lowest score that each has seen or None; it gives the Candidates at either end."""
-    make = in_bfloat16 if product.bfloat16_is_fast() else in_float32
-    keys_of, to_key, to_score = make(tile, sizes)
-    grids = product.grid(sizes[0]), product.grid(sizes[1])
+class OnCPU:
+    """load(tile) of the gallery, then look(block) of queries, the score that each has to reach to matter, and the
+    lowest score that each has seen or None -> the Candidates at either end."""
 
-    def look(block, floor, roof):
-        keys, worst = keys_of(block)  # (b, t)
-        exact = product.whole(block, grids[0])
-        kth = to_score(kth_of_groups(keys, k)) if len(tile) >= k else np.full(len(block), -np.inf)
-        floor = np.maximum(floor, kth - worst(kth))
-        high = candidates(keys >= to_key(floor - worst(floor))[:, None], exact, tile, grids)
+    def __init__(self, k, sizes, rows, dim, device):
+        self.k, self.sizes, self.rows, self.dim = k, sizes, rows, dim
+        self.grids = product.grid(sizes[0]), product.grid(sizes[1])
+        self.halved = product.bfloat16_is_fast()
+        self.to_key, self.to_score = (key_of, score_of) if self.halved else (np.float32, np.float64)
+        self.copy = None
+        if self.halved:  # memory that is asked for anew, tile by tile, takes as long again
+            self.gallery = torch.empty(rows, dim, dtype=torch.bfloat16)
+            self.scores = torch.empty(BLOCK * rows, dtype=torch.bfloat16)
+            self.signs = np.empty(BLOCK * rows, np.int16)
+
+    def load(self, tile):
+        if not (tile.dtype == np.float32 and tile.flags.c_contiguous and tile.flags.writeable):
+            if self.copy is None:  # torch takes no array that is read-only
+                self.copy = np.empty((self.rows, self.dim), np.float32)
+            self.copy[: len(tile)] = tile
+            tile = self.copy[: len(tile)]
+        self.tile = tile
+        if self.halved:
+            self.lost = product.halve(tile, self.gallery[: len(tile)])
+        else:
+            self.multiply = product.quick(tile)
+
+    def look(self, block, floor, roof):
+        keys, worst = self.quick_keys(block)  # (b, t)
+        exact = product.whole(block, self.grids[0])
+        if self.halved and roof is not None:
+            turn(keys, self.signs)
+        reach = self.reach(keys, floor, worst)
+        if self.halved and roof is None and (reach <= 0).any():  # rare: below, keys are not in order yet
+            reach = self.reach(turn(keys, self.signs), floor, worst)
+        high = self.candidates(keys >= reach[:, None], exact)
         if roof is None:
             return high, None
-        least = to_score(keys.min(1))
+        least = self.to_score(keys.min(1))
         roof = np.minimum(roof, least + worst(least))
-        return high, candidates(keys <= to_key(roof + worst(roof))[:, None], exact, tile, grids)
+        return high, self.candidates(keys <= self.to_key(roof + worst(roof))[:, None], exact)
 
-    return look
+    def reach(self, keys, floor, worst):
+        """The key (b,) that a score has at least, if it may be among the k best and above the floor."""
+        if len(self.tile) >= self.k:
+            kth = self.to_score(kth_of_groups(keys, self.k))
+            floor = np.maximum(floor, kth - worst(kth))
+        return self.to_key(floor - worst(floor))
 
+    def quick_keys(self, block):
+        """Scores (b, t), as keys that sort like them, and a function of scores: how far they may be off."""
+        off, share = product.error(self.dim) * self.sizes[0] * self.sizes[1], 0.0
+        if self.halved:
+            shape = len(block), len(self.tile)
+            query = torch.empty(block.shape, dtype=torch.bfloat16)
+            lost = product.halve(block, query)
+            scores = self.scores[: shape[0] * shape[1]].view(shape)
+            torch.mm(query, self.gallery[: shape[1]].T, out=scores)
+            keys = scores.view(torch.int16).numpy()
+            # |q.g - q'.g'| <= |q - q'| |g'| + |q| |g - g'|, and a score has 8 bits
+            off, share = off + lost * (self.sizes[1] + self.lost) + self.sizes[0] * self.lost, 1 / 255
+        else:
+            keys = self.multiply(block)
+        return keys, lambda score: 1.01 * (off + share * np.nan_to_num(np.abs(score), posinf=0))
 
-def in_float32(tile, sizes):
-    """How scores are made, as keys that sort like them; a score's key, a key's score. With the keys of a block comes a
-    function of scores: how far they may be off."""
-    multiply, worst = product.quick(tile), errors(sizes, tile.shape[1])
-    return lambda block: (multiply(block), worst), np.float32, np.float64
-
-
-def in_bfloat16(tile, sizes):
-    """The same in bfloat16: |q.g - q'.g'| <= |q - q'| |g'| + |q| |g - g'|, and its scores have 8 bits."""
-    gallery, lost = product.halve(tile)
-    scores = torch.empty(BLOCK, len(tile), dtype=torch.bfloat16)  # memory that is asked for anew takes as long again
-
-    def keys_of(block):
-        query, missed = product.halve(block)
-        torch.mm(query, gallery.T, out=scores[: len(block)])
-        off = missed * (sizes[1] + lost) + sizes[0] * lost
-        return sortable(scores[: len(block)]), errors(sizes, tile.shape[1], off, 1 / 255)
-
-    return keys_of, key_of, score_of
-
-
-def errors(sizes, dim, off=0.0, share=0.0):
-    """A function of scores: how far they may be off. An infinite one stays what it is."""
-    off += product.error(dim) * sizes[0] * sizes[1]
-    return lambda score: 1.01 * (off + share * np.nan_to_num(np.abs(score), posinf=0))
-
-
-def candidates(mask, exact, tile, grids):
-    row, image = np.divmod(np.flatnonzero(mask), mask.shape[1])
-    ends = np.searchsorted(row, np.arange(len(mask) + 1))
-    score = np.empty(len(row))
-    for i in np.flatnonzero(np.diff(ends)):
-        own = slice(ends[i], ends[i + 1])
-        score[own] = product.whole(tile[image[own]], grids[1]) @ exact[i]
-    return Candidates(ends, image, score / (grids[0] * grids[1]))
+    def candidates(self, mask, exact):
+        row, image = np.divmod(np.flatnonzero(mask), mask.shape[1])
+        ends = np.searchsorted(row, np.arange(len(mask) + 1))
+        score = np.empty(len(row))
+        for i in np.flatnonzero(np.diff(ends)):
+            own = slice(ends[i], ends[i + 1])
+            score[own] = product.whole(self.tile[image[own]], self.grids[1]) @ exact[i]
+        return Candidates(ends, image, score / (self.grids[0] * self.grids[1]))
 
 
 def kth_of_groups(keys, k):
@@ -123,59 +138,62 @@ def kth_of_groups(keys, k):
     return np.partition(best, best.shape[1] - k, axis=1)[:, best.shape[1] - k]
 
 
-# bfloat16 is new to numpy. Its bits, read as whole numbers, are in the order of the numbers that they stand for, once
-# those of negative numbers are turned over.
+# bfloat16 is new to numpy. The bits of positive numbers, read as whole numbers, are in the order of the numbers, above
+# the bits of all negative ones. Those of negative numbers are in the reverse order until they are turned over.
 
 
-def sortable(scores):
-    """A tensor of bfloat16 -> its keys, an array of int16 in the same order. It is turned over in place."""
-    keys = scores.view(torch.int16).numpy()
-    sign = keys >> 15
+def turn(keys, room=None):
+    """int16 (...), in place. Done twice, it is undone."""
+    sign = np.right_shift(keys, 15, out=None if room is None else room[: keys.size].reshape(keys.shape))
     sign &= 0x7FFF
     keys ^= sign
     return keys
 
 
 def key_of(score):
-    return sortable(torch.from_numpy(score.astype(np.float32)).bfloat16())
+    return turn(torch.from_numpy(score.astype(np.float32)).bfloat16().view(torch.int16).numpy())
 
 
 def score_of(keys):
-    bits = sortable(torch.from_numpy(keys.copy()))  # turned over once more they are what they were
-    return torch.from_numpy(bits).view(torch.bfloat16).double().numpy()
+    return torch.from_numpy(turn(keys.copy())).view(torch.bfloat16).double().numpy()
 
 
-def on_gpu(tile, k, sizes, device):
+class OnGPU:
     """The same on a GPU, in float32."""
-    tile = torch.from_numpy(tile).to(device)
-    worst = errors(sizes, tile.shape[1])
-    grids = product.grid(sizes[0]), product.grid(sizes[1])
 
-    def look(block, floor, roof):
-        block = torch.from_numpy(block).to(device)
-        scores = block @ tile.T  # (b, t)
-        kth = scores.topk(k).values[:, -1].double().cpu().numpy() if len(tile) >= k else np.full(len(block), -np.inf)
-        floor = np.maximum(floor, kth - worst(kth))
-        high = pick(scores >= column(floor - worst(floor)), block)
+    def __init__(self, k, sizes, rows, dim, device):
+        self.k, self.device = k, device
+        self.off = 1.01 * product.error(dim) * sizes[0] * sizes[1]
+        self.grids = product.grid(sizes[0]), product.grid(sizes[1])
+
+    def load(self, tile):
+        self.tile = torch.from_numpy(np.require(tile, np.float32, 'CW')).to(self.device)
+
+    def look(self, block, floor, roof):
+        block = torch.from_numpy(block).to(self.device)
+        scores = block @ self.tile.T  # (b, t)
+        if len(self.tile) >= self.k:
+            kth = scores.topk(self.k).values[:, -1].double().cpu().numpy()
+            floor = np.maximum(floor, kth - self.off)
+        high = self.candidates(scores >= self.column(floor - self.off), block)
         if roof is None:
             return high, None
         least = scores.amin(1).double().cpu().numpy()
-        roof = np.minimum(roof, least + worst(least))
-        return high, pick(scores <= column(roof + worst(roof)), block)
+        roof = np.minimum(roof, least + self.off)
+        return high, self.candidates(scores <= self.column(roof + self.off), block)
 
-    def column(limit):
-        return torch.from_numpy(limit.astype(np.float32)).to(device)[:, None]
+    def column(self, limit):
+        return torch.from_numpy(limit.astype(np.float32)).to(self.device)[:, None]
 
-    def pick(mask, block):
+    def candidates(self, mask, block):
         row, image = mask.nonzero(as_tuple=True)
-        parts = zip(row.split(2**14), image.split(2**14), strict=True)
-        exact = [(on_grid(block[r], grids[0]) * on_grid(tile[i], grids[1])).sum(1) for r, i in parts]
-        score = torch.cat(exact).cpu().numpy() / (grids[0] * grids[1])
+        score = []
+        for r, i in zip(row.split(2**14), image.split(2**14), strict=True):  # (n, D) float64 at a time
+            query, gallery = (
+                (block[r].double() * self.grids[0]).round(),
+                (self.tile[i].double() * self.grids[1]).round(),
+            )
+            score.append((query * gallery).sum(1))
+        score = torch.cat(score).cpu().numpy() / (self.grids[0] * self.grids[1])
         row, image = row.cpu().numpy(), image.cpu().numpy()
         return Candidates(np.searchsorted(row, np.arange(len(mask) + 1)), image, score)
-
-    return look
-
-
-def on_grid(f, factor):
-    return (f.double() * factor).round()

@@ -82,6 +82,24 @@ def report(ranks, same, different, path):
     save(figure, path)
 
 
+def costs(lines, title, path):
+    """What each job takes as the gallery grows: {job: [(gallery, seconds)]}, both axes logarithmic."""
+    figure = new_figure(figsize=(8, 5), layout='constrained')
+    axis = figure.subplots()
+    colours = [RIGHT, WRONG, QUERY, '#b8860b', '#7b3294', '#008080', '#c51b7d', FAINT, INK]
+    for (job, points), colour in zip(lines.items(), colours, strict=False):
+        sizes, seconds = zip(*sorted(points), strict=True)
+        bare = job.startswith('product')
+        axis.plot(sizes, seconds, color=colour, marker='o', ms=4, ls='--' if bare else '-', label=job)
+        axis.annotate(job, (sizes[-1], seconds[-1]), (6, 0), textcoords='offset points', va='center', color=colour)
+    axis.set(xscale='log', yscale='log', xlabel='gallery images', ylabel='seconds')
+    axis.set_title(title, fontsize=8, color=FAINT)
+    axis.margins(x=0.25)
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.grid(alpha=0.25)
+    save(figure, path)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # a ranking: one row for the query and its hits, one for their heat maps, one for the junk that was left out
 

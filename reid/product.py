@@ -62,7 +62,7 @@ def whole(f, factor):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. quick scores: PRODUCTS[name](gallery) -> a function of up to 256 queries that gives (b, G), good until its next call
+# 2. quick scores. PRODUCTS[name](gallery) -> a function of up to 256 queries: (b, G), good until it is called again
 
 LARGE = 2**26  # multiplications, below which it does not matter
 PIECE = 4096  # gallery rows at a time: scores that are still in the cache when they are copied
@@ -88,8 +88,8 @@ def by_onednn(gallery):
     return multiply
 
 
-# numpy's product and torch's are the same on Apple's processors, and oneDNN's is not there
-PRODUCTS = {'numpy': by_numpy, **({'onednn': by_onednn} if torch.backends.mkldnn.is_available() else {})}
+# oneDNN is not there on Apple's processors, where numpy does well. It goes first: numpy's threads spin on for a while.
+PRODUCTS = {**({'onednn': by_onednn} if torch.backends.mkldnn.is_available() else {}), 'numpy': by_numpy}
 speeds = {name: [] for name in PRODUCTS}  # in multiplications a second, as seen on the work itself
 
 
@@ -141,15 +141,14 @@ def shortest(work):
     return min(seconds)
 
 
-def halve(f):
-    """float32 (N, D) -> a tensor of bfloat16, and the length of the most that a row has lost."""
-    f = torch.from_numpy(f)
-    out, lost = torch.empty(f.shape, dtype=torch.bfloat16), 0.0
+def halve(f, out):
+    """Write float32 (N, D) into a tensor of bfloat16. -> the length of the most that a row has lost."""
+    f, lost = torch.from_numpy(f), 0.0
     for start in range(0, len(f), 1024):  # what stays in the cache
-        rows = f[start : start + 1024]
-        out[start : start + 1024] = rows
-        lost = max(lost, float(torch.linalg.vector_norm(rows - out[start : start + 1024], dim=1).max()))
-    return out, lost
+        rows, halves = f[start : start + 1024], out[start : start + 1024]
+        halves.copy_(rows)
+        lost = max(lost, float(torch.linalg.vector_norm(rows - halves, dim=1).max()))
+    return lost
 
 
 def error(dim):

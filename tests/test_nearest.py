@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reid import nearest, product
 from reid.problem import Problem
 
-PATHS = {'bfloat16': (nearest.on_cpu, True), 'float32': (nearest.on_cpu, False), 'torch': (nearest.on_gpu, False)}
+PATHS = {'bfloat16': (nearest.OnCPU, True), 'float32': (nearest.OnCPU, False), 'torch': (nearest.OnGPU, False)}
 
 
 def features(rng, n, dim, kind):
@@ -49,7 +49,7 @@ def test_equals_a_full_sort(seed, n, k, dim, kind, block, tile, path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nearest, 'BLOCK', block)
         patch.setattr(nearest, 'TILE', tile)
-        patch.setattr(nearest, 'on_cpu', PATHS[path][0])
+        patch.setattr(nearest, 'OnCPU', PATHS[path][0])
         patch.setattr(product, 'bfloat16_is_fast', lambda: PATHS[path][1])
         image, score, lowest = nearest.nearest(query, gallery, k, furthest=True)
     expected = by_sorting(query, gallery, k)
@@ -61,7 +61,7 @@ def test_equals_a_full_sort(seed, n, k, dim, kind, block, tile, path):
 @pytest.mark.parametrize('path', PATHS)
 def test_many_groups(path, monkeypatch):
     """Enough images for kth_of_groups to look at groups."""
-    monkeypatch.setattr(nearest, 'on_cpu', PATHS[path][0])
+    monkeypatch.setattr(nearest, 'OnCPU', PATHS[path][0])
     monkeypatch.setattr(product, 'bfloat16_is_fast', lambda: PATHS[path][1])
     rng = np.random.default_rng(0)
     query, gallery = features(rng, 300, 32, 'any'), features(rng, 3000, 32, 'any')
@@ -71,24 +71,25 @@ def test_many_groups(path, monkeypatch):
 
 @pytest.mark.parametrize('dim', [3, 512, 2048])
 @pytest.mark.parametrize('kind', ['any', 'close', 'opposite'])
-@pytest.mark.parametrize('make', [nearest.in_float32, nearest.in_bfloat16])
-def test_scores_are_within_their_bound(make, kind, dim):
+@pytest.mark.parametrize('halved', [False, True])
+def test_scores_are_within_their_bound(halved, kind, dim, monkeypatch):
+    monkeypatch.setattr(product, 'bfloat16_is_fast', lambda: halved)
     rng = np.random.default_rng(0)
     query, gallery = features(rng, 20, dim, 'any'), features(rng, 3000, dim, kind)
-    keys_of, _, to_score = make(gallery, (1.0, 1.0))
-    keys, worst = keys_of(query)
-    found = to_score(keys)
+    search = nearest.OnCPU(1, (1.0, 1.0), 3000, dim, 'cpu')
+    search.load(gallery)
+    keys, worst = search.quick_keys(query)
+    found = nearest.score_of(nearest.turn(keys)) if halved else keys.astype(float)
     exact = (np.rint(query.astype(float) * 2**26) / 2**26) @ (np.rint(gallery.astype(float) * 2**26) / 2**26).T
-    off = np.abs(found - exact)
-    assert (off <= worst(found)).all()
-    assert (off <= worst(exact)).all()
+    assert (np.abs(found - exact) <= worst(found)).all()
+    assert (np.abs(found - exact) <= worst(exact)).all()
 
 
 def test_bits_in_order():
     import torch
 
     scores = torch.tensor([-2.0, -1.0, -1e-3, -0.0, 0.0, 1e-3, 0.5, 1.0]).bfloat16()
-    keys = nearest.sortable(scores.clone())
+    keys = nearest.turn(scores.view(torch.int16).numpy().copy())
     assert (np.diff(keys.astype(int)) > 0).all()
     np.testing.assert_array_equal(nearest.score_of(keys), scores.double().numpy())
     np.testing.assert_array_equal(nearest.key_of(scores.double().numpy()), keys)
