@@ -48,7 +48,7 @@ def main(opts):
     # 2. figures
     began = time.time()
     query, gallery, ranks = results.evaluate(path, device, opts.multi_by)
-    print(f'{time.time() - began:.1f} s')
+    print(f'evaluated in {time.time() - began:.1f} s')
 
     # 3. with queries and gallery images that have taken in their neighbours
     if opts.aqe or opts.dba:

@@ -65,7 +65,7 @@ def main(opts):
     print(f'{count} pictures -> {found["query"].f.shape[1]} numbers each, {time.time() - began:.0f} s')
 
     # 4. result: what belongs to an earlier test of this run goes, so that nothing stale is picked up
-    for path in (folder / 'metrics.json', *folder.glob('multi_query*')):
+    for path in (folder / 'metrics.json', folder / 'report.png', *folder.glob('multi_query*')):
         results.remove(path)
     about = {'data_dir': root.resolve(), 'which_epoch': opts.which_epoch, 'ms': opts.ms, 'no_flip': opts.no_flip}
     about = {key: str(value) for key, value in about.items()}

@@ -283,12 +283,14 @@ def draw(path, queries, size, dim, seed=0):
         f += 0.02 * (512 / dim) ** 0.5 * rng.standard_normal(f.shape)
         return (f / np.linalg.norm(f, axis=1, keepdims=True)).astype(np.float32)
 
-    seen = np.concatenate([rng.permutation(6)[: 5 if i < 368 else 4] for i in range(750)])
-    who = np.repeat(np.arange(750), [5 if i < 368 else 4 for i in range(750)])
+    many = min(750, size // 10)
+    cameras_of = [5 if i < 368 else 4 for i in range(many)]  # 3,368 queries, if there are 750 people
+    seen = np.concatenate([rng.permutation(6)[:n] for n in cameras_of])
+    who = np.repeat(np.arange(many), cameras_of)
     known, false = int(0.66 * min(size, 19732)), int(0.19 * min(size, 19732))
     pick = np.concatenate([np.arange(len(who)), rng.integers(0, len(who), known - len(who))])
     groups_of_six = people((size - known - false) // 6 + 1)
-    centres = people(750)
+    centres = people(many)
     rest = np.repeat(groups_of_six, 6, axis=0)[: size - known - false]
     ids = np.concatenate([who[pick] + 1, np.full(false, -1), np.zeros(len(rest), int)])
     cams = np.concatenate([seen[pick], rng.integers(0, 6, false + len(rest))])

@@ -145,6 +145,21 @@ def above_exactly(query_f, tile, numbers, bars, sizes, grids, device):
     return np.concatenate(above)
 
 
+def above_in(block, bars, start):
+    """How many of the scores (b, G) of queries start to start + b stand above each of their bars."""
+    if block.device.type == 'cuda':
+        scores, own, real = padded(bars, start, len(block), block.device)
+        numbers = torch.arange(block.shape[1], device=block.device)
+        return places_at_once(block, scores.to(block.dtype), own, numbers)[real]
+    numbers = np.arange(block.shape[1])
+    found = [np.zeros(0, np.int64)]
+    for i, row in enumerate(block.numpy(), start):
+        own = slice(bars.starts[i], bars.starts[i + 1])
+        if own.stop > own.start:
+            found.append(places(row, bars.scores[own], bars.columns[own], numbers))
+    return np.concatenate(found)
+
+
 def padded(bars, start, n, device):
     """The bars of queries start to start + n in rows of one length m: scores and images on the device, and which of
     them are real, (n, m) each."""

@@ -4,10 +4,9 @@ Scores are made quickly, in bfloat16 where the CPU knows it, and are off by a bo
 them say how high a score has to be to matter; the few that may be as high are computed exactly, and sorted.
 """
 
-from collections import namedtuple
-
 import numpy as np
 import torch
+from torch.nn import functional
 from tqdm import tqdm
 
 from reid import product
@@ -16,9 +15,6 @@ from reid.problem import Problem
 BLOCK = 256  # queries at a time
 TILE = 2**25  # numbers of gallery features at a time: 128 MB, where they have to be copied
 GROUPS = 32  # see kth_of_groups
-
-# Of a block of queries (b, D): those of row i are ends[i] to ends[i + 1], images of the tile and their exact scores.
-Candidates = namedtuple('Candidates', 'ends image score')
 
 
 def nearest(query_f, gallery_f, k, device='cpu', furthest=False, title=None):
@@ -36,28 +32,27 @@ def nearest(query_f, gallery_f, k, device='cpu', furthest=False, title=None):
     total = len(query_f) * len(gallery_f)
     with tqdm(total=total, desc=title, unit='pair', unit_scale=True, disable=None if title else True) as bar:
         for first in range(0, len(gallery_f), rows):
-            search.load(gallery_f[first : first + rows])
+            tile = gallery_f[first : first + rows]
+            search.load(tile)
             for start in range(0, len(query_f), BLOCK):
-                block = np.require(query_f[start : start + BLOCK], np.float32, 'CW')
                 s = slice(start, start + BLOCK)
-                high, low = search.look(block, score[s, -1], lowest[s] if furthest else None)
-                for i in np.flatnonzero(np.diff(high.ends)):
-                    new = slice(high.ends[i], high.ends[i + 1])
-                    images = np.append(image[start + i], first + high.image[new])
-                    scores = np.append(score[start + i], high.score[new])
-                    best = np.argsort(-scores, kind='stable')[:k]
-                    image[start + i], score[start + i] = images[best], scores[best]
+                block = np.require(query_f[s], np.float32, 'CW')
+                images, scores, low = search.look(block, score[s, -1], lowest[s] if furthest else None)
+                images, scores = np.hstack([image[s], first + images]), np.hstack([score[s], scores])
+                best = np.argsort(-scores, axis=1, kind='stable')[:, :k]  # earlier tiles come first
+                image[s], score[s] = np.take_along_axis(images, best, 1), np.take_along_axis(scores, best, 1)
                 if furthest:
-                    for i in np.flatnonzero(np.diff(low.ends)):
-                        new = low.score[low.ends[i] : low.ends[i + 1]]
-                        lowest[start + i] = min(lowest[start + i], new.min())
-                bar.update(len(block) * min(rows, len(gallery_f) - first))
+                    lowest[s] = np.minimum(lowest[s], low)
+                bar.update(len(block) * len(tile))
     return (image, score, lowest) if furthest else (image, score)
 
 
 class OnCPU:
-    """load(tile) of the gallery, then look(block) of queries, the score that each has to reach to matter, and the
-    lowest score that each has seen or None -> the Candidates at either end."""
+    """load(tile) of the gallery, then look(block, floor, roof) of queries.
+
+    floor (b,): scores below do not matter; roof (b,): the lowest so far, or None if nobody asks. It returns images of
+    the tile and their exact scores, (b, k), the best first, -inf where no more matter; and the lowest scores (b,).
+    """
 
     def __init__(self, k, sizes, rows, dim, device):
         self.k, self.sizes, self.rows, self.dim = k, sizes, rows, dim
@@ -90,12 +85,18 @@ class OnCPU:
         reach = self.reach(keys, floor, worst)
         if self.halved and roof is None and (reach <= 0).any():  # rare: below, keys are not in order yet
             reach = self.reach(turn(keys, self.signs), floor, worst)
-        high = self.candidates(keys >= reach[:, None], exact)
+        image, score = np.zeros((len(block), self.k), np.int64), np.full((len(block), self.k), -np.inf)
+        for i, images, scores in self.candidates(keys >= reach[:, None], exact):
+            best = np.argsort(-scores, kind='stable')[: self.k]
+            image[i, : len(best)], score[i, : len(best)] = images[best], scores[best]
         if roof is None:
-            return high, None
+            return image, score, None
         least = self.to_score(keys.min(1))
         roof = np.minimum(roof, least + worst(least))
-        return high, self.candidates(keys <= self.to_key(roof + worst(roof))[:, None], exact)
+        lowest = np.full(len(block), np.inf)
+        for i, _, scores in self.candidates(keys <= self.to_key(roof + worst(roof))[:, None], exact):
+            lowest[i] = scores.min()
+        return image, score, lowest
 
     def reach(self, keys, floor, worst):
         """The key (b,) that a score has at least, if it may be among the k best and above the floor."""
@@ -121,13 +122,13 @@ class OnCPU:
         return keys, lambda score: 1.01 * (off + share * np.nan_to_num(np.abs(score), posinf=0))
 
     def candidates(self, mask, exact):
+        """Row by row where the mask is set: (row, images, exact scores)."""
         row, image = np.divmod(np.flatnonzero(mask), mask.shape[1])
         ends = np.searchsorted(row, np.arange(len(mask) + 1))
-        score = np.empty(len(row))
+        unit = 1 / (self.grids[0] * self.grids[1])
         for i in np.flatnonzero(np.diff(ends)):
-            own = slice(ends[i], ends[i + 1])
-            score[own] = product.whole(self.tile[image[own]], self.grids[1]) @ exact[i]
-        return Candidates(ends, image, score / (self.grids[0] * self.grids[1]))
+            images = image[ends[i] : ends[i + 1]]
+            yield i, images, product.whole(self.tile[images], self.grids[1]) @ exact[i] * unit
 
 
 def kth_of_groups(keys, k):
@@ -172,28 +173,32 @@ class OnGPU:
     def look(self, block, floor, roof):
         block = torch.from_numpy(block).to(self.device)
         scores = block @ self.tile.T  # (b, t)
+        floor = torch.from_numpy(floor.astype(np.float32)).to(self.device)
         if len(self.tile) >= self.k:
-            kth = scores.topk(self.k).values[:, -1].double().cpu().numpy()
-            floor = np.maximum(floor, kth - self.off)
-        high = self.candidates(scores >= self.column(floor - self.off), block)
+            floor = torch.maximum(floor, scores.topk(self.k).values[:, -1] - self.off)
+        images, exact = self.candidates(scores >= (floor - self.off)[:, None], block, -torch.inf)
+        best = exact.argsort(dim=1, descending=True, stable=True)[:, : self.k]
+        more = (0, self.k - best.shape[1])  # where there are fewer than k
+        image = functional.pad(images.gather(1, best), more).cpu().numpy()
+        score = functional.pad(exact.gather(1, best), more, value=-torch.inf).cpu().numpy()
         if roof is None:
-            return high, None
-        least = scores.amin(1).double().cpu().numpy()
-        roof = np.minimum(roof, least + self.off)
-        return high, self.candidates(scores <= self.column(roof + self.off), block)
+            return image, score, None
+        roof = torch.from_numpy(roof.astype(np.float32)).to(self.device)
+        roof = torch.minimum(roof, scores.amin(1) + self.off)
+        _, exact = self.candidates(scores <= (roof + self.off)[:, None], block, torch.inf)
+        return image, score, exact.amin(1).cpu().numpy()
 
-    def column(self, limit):
-        return torch.from_numpy(limit.astype(np.float32)).to(self.device)[:, None]
-
-    def candidates(self, mask, block):
+    def candidates(self, mask, block, nothing):
+        """Where the mask is set: images and exact scores, (b, most of any row), filled up with nothing."""
         row, image = mask.nonzero(as_tuple=True)
-        score = []
-        for r, i in zip(row.split(2**14), image.split(2**14), strict=True):  # (n, D) float64 at a time
-            query, gallery = (
-                (block[r].double() * self.grids[0]).round(),
-                (self.tile[i].double() * self.grids[1]).round(),
-            )
-            score.append((query * gallery).sum(1))
-        score = torch.cat(score).cpu().numpy() / (self.grids[0] * self.grids[1])
-        row, image = row.cpu().numpy(), image.cpu().numpy()
-        return Candidates(np.searchsorted(row, np.arange(len(mask) + 1)), image, score)
+        exact = []
+        for r, i in zip(row.split(product.STEP), image.split(product.STEP), strict=True):  # (n, D) float64 at a time
+            query, gallery = block[r].double() * self.grids[0], self.tile[i].double() * self.grids[1]
+            exact.append((query.round() * gallery.round()).sum(1))
+        count = mask.sum(1)
+        place = torch.arange(len(row), device=self.device) - (count.cumsum(0) - count)[row]
+        images = torch.zeros(len(mask), max(int(count.max()), 1), dtype=torch.int64, device=self.device)
+        scores = torch.full(images.shape, nothing, dtype=torch.float64, device=self.device)
+        images[row, place] = image
+        scores[row, place] = torch.cat(exact) / (self.grids[0] * self.grids[1])
+        return images, scores

@@ -158,15 +158,26 @@ def error(dim):
 
 
 def similarities(query_f, gallery_f, device='cpu'):
-    """Blocks of quick scores, (start, (b, G) float32), each good until the next."""
+    """Blocks of quick scores, (start, (b, G) float32), each good until the next. On the device if that is a CUDA GPU,
+    else on the CPU: Apple's GPUs know no float64, in which scores are compared."""
     rows = max(1, min(256, SCORES // len(gallery_f)))
     gallery_f = np.require(gallery_f, np.float32, 'CW')
-    if torch.device(device).type == 'cuda':
-        gallery = torch.from_numpy(gallery_f).to(device).T
-
-        def multiply(query):
-            return (torch.from_numpy(query).to(device) @ gallery).cpu().numpy()
-    else:
-        multiply = quick(gallery_f)
+    on_gpu = torch.device(device).type == 'cuda'
+    gallery = torch.from_numpy(gallery_f).to(device).T if on_gpu else quick(gallery_f)
     for start in range(0, len(query_f), rows):
-        yield start, multiply(np.require(query_f[start : start + rows], np.float32, 'CW'))
+        block = np.require(query_f[start : start + rows], np.float32, 'CW')
+        yield start, torch.from_numpy(block).to(device) @ gallery if on_gpu else torch.from_numpy(gallery(block))
+
+
+def pair_scores(f, starts, others, device='cpu'):
+    """Quick scores of row i with each of the rows others[starts[i] : starts[i + 1]], one after the other."""
+    if torch.device(device).type == 'cuda':
+        on_gpu = torch.from_numpy(f).to(device)
+        rows = torch.from_numpy(np.repeat(np.arange(len(f)), np.diff(starts))).to(device)
+        others = torch.from_numpy(others.astype(np.int64)).to(device)
+        parts = zip(rows.split(STEP), others.split(STEP), strict=True)
+        return torch.cat([(on_gpu[a] * on_gpu[b]).sum(1) for a, b in parts]).cpu().numpy()
+    scores = np.empty(len(others), np.float32)
+    for i, own in enumerate(map(slice, starts[:-1], starts[1:])):
+        scores[own] = f[others[own]] @ f[i]
+    return scores

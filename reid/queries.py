@@ -37,6 +37,7 @@ def best_of(query, pool, gallery, device='cpu'):
         scores = np.full((len(own), len(gallery.f)), -np.inf, np.float32)
         row = np.repeat(np.arange(len(own)), np.diff(first))
         for at, block in product.similarities(np.concatenate(own), gallery.f, device):
+            block = block.cpu().numpy()
             here = row[at : at + len(block)]
             begin = np.flatnonzero(np.diff(here, prepend=-1))
             best = np.maximum.reduceat(block, begin, axis=0)
@@ -50,7 +51,7 @@ def expand(f, others_f, k, alpha=3.0, device='cpu', title=None):
     others this is database augmentation: each image is the first of its nearest then, and counts once.
     """
     itself = f is others_f
-    image, score = nearest(f, others_f, min(k + itself, len(others_f)), device, title=title)
+    image, score = nearest(f, others_f, k + itself, device, title=title)
     weight = (np.maximum(score, 0) ** alpha).astype(np.float32)
     out = np.empty(f.shape, np.float32)
     for start in range(0, len(f), STEP):

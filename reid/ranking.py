@@ -13,6 +13,7 @@ same on every machine, in every size of block and from any number of processes.
 from collections import namedtuple
 
 import numpy as np
+import torch
 
 from reid import counting, processes, product
 from reid.problem import Problem
@@ -99,20 +100,15 @@ def ranks_in(blocks, query, gallery):
     """The same from scores that were made elsewhere, as re-ranking does: blocks (start, (b, G)), every one exact."""
     pairs = pairs_of(query, gallery)
     scores = np.zeros(len(pairs.rows))
-    bars = good_only(pairs, scores)
-    above = np.zeros(len(bars.scores), np.int64)
-    numbers = np.arange(len(gallery.ids))
-    false = np.flatnonzero(gallery.ids == -1)
+    above = []
     for start, block in blocks:
+        block = torch.as_tensor(block)
+        block[:, torch.from_numpy(gallery.ids == -1).to(block.device)] = -torch.inf
         own = slice(pairs.starts[start], pairs.starts[start + len(block)])
-        block[:, false] = -np.inf
-        scores[own] = block[pairs.rows[own] - start, pairs.columns[own]]
-        bars.scores[:] = scores[pairs.good]
-        for i, row in enumerate(block, start):
-            own = slice(bars.starts[i], bars.starts[i + 1])
-            if own.stop > own.start:
-                above[own] = counting.places(row, bars.scores[own], bars.columns[own], numbers)
-    return without_junk(above, pairs, scores, bars)
+        rows, columns = (torch.from_numpy(a[own]).to(block.device) for a in (pairs.rows - start, pairs.columns))
+        scores[own] = block[rows, columns].cpu().numpy()
+        above.append(counting.above_in(block, good_only(pairs, scores), start))
+    return without_junk(np.concatenate(above), pairs, scores, good_only(pairs, scores))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ def verification(query, gallery, device):
     mine = processes.share(len(query.f))
     same, every = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     for start, scores in product.similarities(query.f[mine], gallery.f, device):
+        scores = scores.cpu().numpy()
         own = slice(pairs.starts[mine.start + start], pairs.starts[mine.start + start + len(scores)])
         at = pairs.rows[own] - mine.start - start, pairs.columns[own]
         same += histogram(scores[at][pairs.good[own]])
@@ -139,7 +140,7 @@ def thresholds(same, different, false_alarms=FALSE_ALARMS):
 
 
 def interval_lines(ranks):
-    yield f'{"":16s} {"":>7s}   95 % of all such sets of queries (bootstrap)'
+    yield f'{"":16s} {"":>7s}   95 % interval (bootstrap over the queries)'
     for name, (figure, low, high) in intervals(ranks).items():
         yield f'{FIGURES[name]:16s} {100 * figure:7.2f}   {100 * low:.2f} to {100 * high:.2f}'
 

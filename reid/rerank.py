@@ -8,6 +8,7 @@ weights of R*, k1, k2 and lambda. n = queries + gallery.
 """
 
 import numpy as np
+import torch
 from scipy import sparse
 from tqdm import tqdm
 
@@ -27,29 +28,51 @@ def rerank(query_f, gallery_f, k1=20, k2=6, lambda_value=0.3, distance='squared'
     if max(k1, k2) > len(gallery_f):
         name, k = ('k1', k1) if k1 >= k2 else ('k2', k2)
         raise Problem(f'--{name} {k}: the gallery holds only {len(gallery_f)} images, and that many neighbours at most')
+    device = device if torch.device(device).type == 'cuda' else 'cpu'
     f = np.concatenate([query_f, gallery_f]).astype(np.float32, copy=False)
     of = DISTANCES[distance]
     neighbours, _, lowest = nearest(f, f, max(k1 + 1, k2), device, furthest=True, title='neighbours')
     neighbours = neighbours.astype(np.int32)
     largest = np.maximum(of(lowest), np.finfo(np.float32).tiny)  # (n,); 0 where all features are the same
     expanded = expand(reciprocal(neighbours, k1 + 1), reciprocal(neighbours, int(np.around(k1 / 2)) + 1))
-    V = weights(expanded, f, of, largest)
+    V = weights(expanded, f, of, largest, device)
     if k2 > 1:  # local query expansion: the mean of the k2 nearest rows
         V = (membership(neighbours[:, :k2]) @ V).tocsr() * np.float32(1 / k2)
 
     # From here on only shared entries count: those of a query, and for each entry the gallery images that have it.
     Q = len(query_f)
-    columns = V[Q:].tocsc()
-    V = V[:Q]
+    entries, columns = Sparse(V[:Q], device), Sparse(V[Q:].tocsc(), device)
+    largest = torch.from_numpy(largest.astype(np.float32)).to(device)
     with tqdm(total=Q, desc='re-ranking', unit='query', disable=None) as bar:
-        for start, c in product.similarities(f[:Q], f[Q:], device):
-            c = of(c)
-            c *= (lambda_value / largest[start : start + len(c), None]).astype(np.float32)
-            for i, row in enumerate(c, start):
-                entries = slice(V.indptr[i], V.indptr[i + 1])
-                row += np.float32(1 - lambda_value) * jaccard_distance(V.indices[entries], V.data[entries], columns)
-            yield start, np.negative(c, out=c)
+        for start, c in product.similarities(f[:Q], f[Q:], device):  # (b, G)
+            rows = slice(start, start + len(c))
+            least = shared(entries, columns, rows, len(gallery_f))
+            jaccard = 1 - least / (2 - least)  # 1 - sum min / sum max, for rows of V sum to 1
+            yield start, -((1 - lambda_value) * jaccard + lambda_value * of(c) / largest[rows, None])
             bar.update(len(c))
+
+
+class Sparse:
+    """A sparse matrix of scipy, row by row or column by column, as tensors on a device."""
+
+    def __init__(self, matrix, device):
+        self.starts = torch.from_numpy(matrix.indptr.astype(np.int64)).to(device)
+        self.indices = torch.from_numpy(matrix.indices).to(device)
+        self.data = torch.from_numpy(matrix.data).to(device)
+
+
+def shared(entries, columns, rows, n):
+    """sum_e min(V[i, e], V[j, e]) of the queries i in `rows` and all n gallery images j -> (b, n)."""
+    starts = entries.starts[rows.start : rows.stop + 1]
+    own = slice(int(starts[0]), int(starts[-1]))
+    query = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff())  # of each entry
+    entry, value = entries.indices[own], entries.data[own]
+    first, count = columns.starts[entry], columns.starts[entry + 1] - columns.starts[entry]
+    which = torch.repeat_interleave(torch.arange(len(entry), device=starts.device), count)  # entry of each pair
+    at = torch.arange(len(which), device=starts.device) + (first - count.cumsum(0) + count)[which]
+    least = torch.minimum(value[which], columns.data[at])
+    out = torch.zeros((len(starts) - 1) * n, device=starts.device)
+    return out.index_add_(0, query[which] * n + columns.indices[at], least).view(-1, n)
 
 
 def membership(neighbours):
@@ -75,21 +98,11 @@ def expand(R, half):
     return (R + taken @ half).tocsr()
 
 
-def weights(expanded, f, of, largest):
+def weights(expanded, f, of, largest, device):
     """V: exp(-distance) over R*(p), each row summing to 1."""
     V = expanded.astype(np.float32)
     V.eliminate_zeros()
-    for i, own in enumerate(map(slice, V.indptr[:-1], V.indptr[1:])):
-        weight = np.exp(-of(f[V.indices[own]] @ f[i]) / largest[i])
-        V.data[own] = weight / weight.sum()
+    rows = np.repeat(np.arange(len(f)), np.diff(V.indptr))
+    V.data = np.exp(-of(product.pair_scores(f, V.indptr, V.indices, device)) / largest[rows]).astype(np.float32)
+    V.data /= np.bincount(rows, V.data, len(f))[rows]
     return V
-
-
-def jaccard_distance(entries, values, columns):
-    """1 - sum min / sum max, between one sparse row of V (its sum is 1) and all gallery rows (given by columns)."""
-    spans = [slice(columns.indptr[j], columns.indptr[j + 1]) for j in entries]
-    image = np.concatenate([columns.indices[span] for span in spans])  # never empty: an image neighbours itself
-    theirs = np.concatenate([columns.data[span] for span in spans])
-    ours = np.repeat(values, [span.stop - span.start for span in spans])
-    least = np.bincount(image, np.minimum(ours, theirs), columns.shape[0])  # sum of minima
-    return 1 - least / (2 - least)

@@ -63,7 +63,7 @@ def commands(text):
     lines = re.sub(r'\\\n\s*', '', text).splitlines()
     found = []
     for line in lines:
-        for match in re.finditer(r'python (\w+)\.py((?: +[^\s`()]+)*)', line):
+        for match in re.finditer(r'(?:python|torchrun --nproc_per_node \d+) (\w+)\.py((?: +[^\s`()]+)*)', line):
             if match[1] in CARDS and '--help' not in match[2]:
                 found.append((match[1], shlex.split(re.split(r'  ', match[2])[0])))
     return found

@@ -71,7 +71,7 @@ def test_quick_tries_each_library_on_the_work_itself(monkeypatch):
 def test_similarities_come_in_blocks_that_fit(monkeypatch):
     monkeypatch.setattr(product, 'SCORES', 700)
     query, gallery = vectors(40, 16, 'any'), vectors(100, 16, 'any', 1)
-    blocks = [(start, block.copy()) for start, block in product.similarities(query, gallery.astype(np.float16))]
+    blocks = [(start, block.numpy().copy()) for start, block in product.similarities(query, gallery.astype(np.float16))]
     assert {len(block) for _, block in blocks} == {7, 5}
     np.testing.assert_allclose(np.concatenate([block for _, block in blocks]), query @ gallery.T, atol=2e-3)
 

@@ -53,7 +53,7 @@ def clouds(seed, n_query=12, n_gallery=70, dim=16):
 
 
 def scores(query, gallery, **settings):
-    return np.concatenate([block.copy() for _, block in rerank.rerank(query, gallery, **settings)])
+    return np.concatenate([block.numpy() for _, block in rerank.rerank(query, gallery, **settings)])
 
 
 @pytest.mark.parametrize(('k1', 'k2', 'lambda_value'), [(20, 6, 0.3), (7, 3, 0.0), (5, 1, 0.6), (26, 7, 0.3)])

@@ -159,6 +159,17 @@ def test_devices(capsys, monkeypatch):
     assert capsys.readouterr().out == 'no GPU found: going on with the CPU\n'
 
 
+def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    assert [utils.device(ids).index for ids in ('0', '2', '3,1')] == [0, 2, 3]
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    assert [utils.device(ids).index for ids in ('0', '2', '3,1')] == [1, 3, 1]
+    for ids in ('3', '5', '3,9'):
+        with pytest.raises(Problem, match='GPUs 0 to 3'):
+            utils.device(ids)
+
+
 def test_half_precision_needs_a_gpu(capsys):
     opts = argparse.Namespace(fp16=True, bf16=False)
     _, scaling = utils.precision(opts, torch.device('cpu'))

@@ -1,0 +1,74 @@
+"""The benchmarks run, and measure work that is done right: python -m pytest tests/test_benchmarks.py"""
+
+import csv
+import importlib.util
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from reid import ranking, rerank, results
+
+
+@pytest.fixture
+def benchmark(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location('benchmark', ROOT / 'benchmarks' / 'ranking.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, 'TABLE', tmp_path / 'results' / 'ranking.csv')
+    return module
+
+
+@pytest.fixture
+def features(benchmark, tmp_path):
+    path = benchmark.draw(tmp_path / 'features', 40, 1500, 96)
+    return path, *results.load(path, 'query', 'gallery')[0]
+
+
+def test_features_are_of_the_shape_that_they_claim(features):
+    _, query, gallery = features
+    assert (len(query.f), len(gallery.f), query.f.shape[1]) == (40, 1500, 96)
+    assert (gallery.ids == -1).sum() == int(0.19 * 1500)
+    assert (gallery.ids == 0).sum() > 200
+    figures = ranking.evaluate(query, gallery)
+    assert 0.1 < figures['map_trapezoid'] < 0.9  # neither hopeless nor easy: there is something to count
+    assert figures['queries_without_good'] < 20
+
+
+def test_every_job_can_be_measured(benchmark, features):
+    for job in benchmark.JOBS:
+        row = benchmark.measure(job, str(features[0]))
+        assert row == {'missing': 'faiss'} or (row['seconds'] >= 0 and row['peak_mb'] > 100), job
+
+
+def test_the_yardsticks_do_the_same_work(benchmark, features, monkeypatch):
+    """What ours is compared with has to give the same figures, or the comparison is worth nothing."""
+    _, query, gallery = features
+    seen = []
+    monkeypatch.setattr(benchmark.ranking, 'figures', lambda ranks: seen.append(ranks))
+    assert benchmark.by_sorting(query, gallery) == 1
+    benchmark.evaluate(query, gallery)
+    for ours, theirs in zip(*seen, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    small = gallery._replace(f=gallery.f[:400], ids=gallery.ids[:400], cams=gallery.cams[:400])
+    blocks = []
+    monkeypatch.setattr(benchmark.ranking, 'ranks_in', lambda found, *_: blocks.extend(found))
+    benchmark.dense_rerank(query, small)
+    expected = np.concatenate([block.numpy() for _, block in rerank.rerank(query.f, small.f)])
+    np.testing.assert_allclose(blocks[0][1], expected, atol=1e-5)
+
+
+def test_a_table_and_a_picture(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, 'SIZES', {'20k': 1200, '100k': 1500})
+    words = ['--sizes', '20k', '100k', '--dims', '512', '--jobs', 'product', 'evaluate', 'ten nearest']
+    monkeypatch.setattr(benchmark, 'run', benchmark.measure)  # in this process, which knows the smaller sizes
+    for _ in range(2):  # the second time replaces the first
+        benchmark.main(benchmark.cli.parse(benchmark.options(), [*words, '--plot']))
+        with benchmark.TABLE.open(newline='') as file:
+            rows = list(csv.DictReader(file))
+        assert [(row['job'], row['gallery']) for row in rows] == [
+            (job, size) for size in ('1200', '1500') for job in ('product', 'evaluate', 'ten nearest')
+        ]
+    assert [row['ratio'] for row in rows if row['job'] == 'product'] == ['1.0', '1.0']
+    assert benchmark.TABLE.with_suffix('.png').stat().st_size > 10_000
+    assert 'evaluate' in capsys.readouterr().out
