@@ -9,6 +9,7 @@ import time
 
 import utils
 from reid import cli, plots, processes, queries, ranking, report, results
+from reid.problem import Problem
 
 
 def options():
@@ -44,6 +45,9 @@ def main(opts):
     device = utils.device(opts.gpu_ids)
     processes.start(device)  # if torchrun has started several
     path = utils.result_of(opts)
+    other = utils.result_named(opts.versus) if opts.versus is not None else None
+    if 'multi_by' in opts.given and results.find(path.parent, 'multi_query') is None:
+        raise Problem('--multi_by needs several pictures of each query: python test.py --multi describes them')
 
     # 2. figures
     began = time.time()
@@ -54,9 +58,9 @@ def main(opts):
     if opts.aqe or opts.dba:
         f, g = query.f, gallery.f
         if opts.dba:
-            g = queries.expand(g, g, opts.dba, opts.alpha, device, title='gallery')
+            g = queries.expand(g, g, opts.dba, opts.alpha, device, title='dba')
         if opts.aqe:
-            f = queries.expand(f, g, opts.aqe, opts.alpha, device, title='queries')
+            f = queries.expand(f, g, opts.aqe, opts.alpha, device, title='aqe')
         figures = ranking.figures(ranking.ranks(query._replace(f=f), gallery._replace(f=g), device))
         settings = {name: getattr(opts, name) for name in ('aqe', 'dba', 'alpha')}
         print(f'expanded {results.line(figures)}')
@@ -75,12 +79,11 @@ def main(opts):
         if processes.first():
             plots.report(ranks, *pairs, out)
             print(out)
-    if opts.versus:
-        other = utils.result_named(opts.versus)
+    if other is not None:
         (others, other_gallery), _ = results.load(other, 'query', 'gallery')
         report.same_task(query, gallery, others, other_gallery)
         there = ranking.ranks(others, other_gallery, device)
-        print('', *report.compare_lines(ranks, there, path.parent.name, opts.versus), sep='\n')
+        print('', *report.compare_lines(ranks, there, opts.name or path.parent.name, opts.versus), sep='\n')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ Run:     python evaluate_rerank.py --name ft_ResNet50
 import time
 
 import utils
-from reid import cli, ranking, rerank, results
+from reid import cli, processes, ranking, rerank, results
 
 
 def options():
@@ -35,6 +35,7 @@ def options():
 
 def main(opts):
     # 1. features
+    processes.alone()
     path, device = utils.result_of(opts), utils.device(opts.gpu_ids)
     (query, gallery), _ = results.load(path, 'query', 'gallery')
 

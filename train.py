@@ -25,6 +25,9 @@ from reid.results import Features
 
 def options():
     parser = cli.parser(__doc__)
+    parser.add_argument(
+        '--config', help='a recipe: a YAML file of options, such as the opts.yaml of a run; what is typed wins'
+    )
     parser.add_argument('--name', default='ft_ResNet50', help='of the run: everything goes to model/<name>/')
     parser.add_argument('--resume', action='store_true', help='go on where the run of this name stopped')
     parser.add_argument('--overwrite', action='store_true', help='begin anew, though a run of this name is there')

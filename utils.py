@@ -236,9 +236,8 @@ NETWORK = ('backbone', 'head', 'height', 'width', 'stride', 'droprate', 'linear_
 
 def save_opts(opts, folder):
     """opts.yaml: the options, and a block `run:` with what is no option."""
-    options = {
-        name: value for name, value in vars(opts).items() if name not in ('given', 'nclasses', 'resume', 'overwrite')
-    }
+    none = ('given', 'config', 'nclasses', 'resume', 'overwrite')
+    options = {name: value for name, value in vars(opts).items() if name not in none}
     run = {'nclasses': opts.nclasses, **versions()}
     with replacing(folder / 'opts.yaml') as temporary:
         temporary.write_text(

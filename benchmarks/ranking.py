@@ -14,7 +14,6 @@ import csv
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from reid import cli, nearest, plots, product, ranking, rerank, results  # noqa: E402
+from reid.files import replacing  # noqa: E402
 from reid.problem import Problem  # noqa: E402
 from reid.results import Features  # noqa: E402
 
@@ -63,7 +63,7 @@ def main(opts):
                 print(f'\n{queries:,} queries, gallery of {SIZES[size]:,}, {dim} numbers each')
                 print(f'{"":22s} {"seconds":>9s} {"ratio":>8s} {"memory MB":>10s} {"peak MB":>8s}')
                 rows, bare = [], {}
-                for job in opts.jobs:
+                for job in (job for job in JOBS if job in opts.jobs):  # the yardsticks come first
                     if size not in JOBS[job][1].split():
                         continue
                     row = run(job, path)
@@ -123,7 +123,11 @@ def memory(name):
     try:
         lines = Path('/proc/self/status').read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 2**10
-    except OSError:  # no Linux: at most, so far
+    except OSError:  # no Linux: at most, so far; Windows has no such figure
+        try:
+            import resource
+        except ModuleNotFoundError:
+            return 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
@@ -337,10 +341,8 @@ def keep(rows):
 
     new = {key(row) for row in rows}
     TABLE.parent.mkdir(exist_ok=True)
-    with TABLE.open('r+' if TABLE.is_file() else 'w', encoding='utf-8', newline='') as file:
-        old = [row for row in (csv.DictReader(file) if file.readable() else []) if key(row) not in new]
-        file.seek(0)
-        file.truncate()
+    old = [row for row in read() if key(row) not in new]
+    with replacing(TABLE) as temporary, temporary.open('w', encoding='utf-8', newline='') as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(old + rows)

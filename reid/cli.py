@@ -1,6 +1,7 @@
 """How every script starts and ends: options in, exit code out, sentences instead of tracebacks."""
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -21,6 +22,8 @@ ALIASES = {
 def start(main, options, argv=None):
     """Parse the command line by `options()`, call `main(opts)` and leave with the exit code a shell expects."""
     parser = options()
+    if os.environ.get('RANK', '0') != '0':  # of several processes, as torchrun starts them, the first alone reports
+        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (it stays open to the end)
     for stream in (sys.stdout, sys.stderr):  # a picture's name may not fit the code page that output is redirected in
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
@@ -29,7 +32,7 @@ def start(main, options, argv=None):
     except Problem as problem:
         # One that was raised in a process that loads pictures comes back wrapped in that process' traceback.
         sentence = str(problem).rpartition('reid.problem.Problem: ')[2].rstrip()
-        print(f'{parser.prog}: {sentence}', file=sys.stderr)
+        sys.stderr.write(f'{parser.prog}: {sentence}\n')  # in one piece: several processes may say it
         sys.exit(2)
     except KeyboardInterrupt:
         print(f'\n{parser.prog}: stopped', file=sys.stderr)
@@ -43,10 +46,45 @@ def parse(parser, argv=None):
     """The options, with `opts.given`: the names that were really typed, whatever their value."""
     words = expand(sys.argv[1:] if argv is None else argv)
     opts = parser.parse_args(words)
+    if getattr(opts, 'config', None):  # a default gives way to the recipe, and the recipe to what was typed
+        opts = parser.parse_args(recipe(parser, opts.config) + words)
     untouched = object()
     probe = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(opts), untouched)))
     opts.given = {name for name, value in vars(probe).items() if value is not untouched}
     return opts
+
+
+def recipe(parser, path):
+    """A YAML file of options -> the command line that it stands for. An option that is none is a sentence."""
+    import yaml  # `--help` does not need it
+
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = yaml.safe_load(file)
+    except FileNotFoundError:
+        raise Problem(f'--config {path}: there is no such file') from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Problem(f'--config {path} cannot be read: {error}') from None
+    if not isinstance(content, dict):
+        raise Problem(f'--config {path}: lines such as "lr: 0.05" are expected')
+    known = {flag[2:]: action for flag, action in parser._option_string_actions.items() if flag.startswith('--')}
+    known = {name: action for name, action in known.items() if name not in ('help', 'config')}
+    words = []
+    for name, value in content.items():
+        if name == 'run' or value is None:  # what opts.yaml says of a run besides; an option that was left open
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            raise Problem(f'{path}: there is no option {name}' + (f'; did you mean {near[0]}?' if near else ''))
+        if known[name].nargs == 0:  # a switch
+            if not isinstance(value, bool):
+                raise Problem(f'{path}: {name}: {value}, but true or false is expected')
+            words += [f'--{name}'] if value else []
+        elif isinstance(value, list) and known[name].nargs is not None:
+            words += [f'--{name}', *map(str, value)]
+        else:
+            words.append(f'--{name}={value}')
+    return words
 
 
 def expand(words):

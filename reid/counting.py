@@ -12,10 +12,11 @@ import torch
 
 from reid import product
 
-BLOCK = 256  # queries at a time: scores take BLOCK x gallery floats at most, never queries x gallery
+BLOCK = product.BLOCK  # queries at a time: scores take BLOCK x TILE at most, never queries x gallery
 TILE = 2**24  # numbers of gallery features at a time: 64 MB
 
-MANY = 2**20  # comparisons of bars with images, above which sorting is quicker
+FEW = 2**17  # comparisons of bars with images, from which on sorting is quicker
+MANY = 2**20  # pairs of bars and images that are too close to tell, above which all are put in order
 
 # The good images of all queries, with their exact scores: those of query i are starts[i] to starts[i + 1].
 Bars = namedtuple('Bars', 'scores columns starts')
@@ -25,8 +26,9 @@ def above(query, gallery, bars, mine, sizes, grids, device):
     """How many images of the gallery, of its slice `mine`, stand above each bar; false detections do not count."""
     count = above_exactly if torch.device(device).type == 'cuda' else above_quickly
     total = np.zeros(len(bars.scores), np.int64)
-    for numbers, tile in tiles(gallery, mine):
-        total += count(query.f, tile, numbers, bars, sizes, grids, device)
+    with product.full_float32():
+        for numbers, tile in tiles(gallery, mine):
+            total += count(query.f, tile, numbers, bars, sizes, grids, device)
     return total
 
 
@@ -34,7 +36,7 @@ def tiles(gallery, mine):
     """The gallery piece by piece, false detections left out: (positions (t,), features (t, D) float32, good until the
     next piece)."""
     dim = gallery.f.shape[1]
-    rows = min(max(1, TILE // dim), mine.stop - mine.start)
+    rows = max(1, min(TILE // dim, product.SCORES // BLOCK, mine.stop - mine.start))
     buffer = None
     for start in range(mine.start, mine.stop, rows):
         stop = min(start + rows, mine.stop)
@@ -56,11 +58,11 @@ def tiles(gallery, mine):
 def above_quickly(query_f, tile, numbers, bars, sizes, grids, device):
     """How many images of the tile stand above each bar. Quick scores, and exact ones where those are too close."""
     multiply = product.quick(tile)
-    error = 1.01 * product.error(tile.shape[1]) * sizes[0] * sizes[1]  # and float32's own rounding of bars
+    error = product.error(tile.shape[1]) * sizes[0] * sizes[1]
     above = np.zeros(len(bars.scores), np.int64)
     for start in range(0, len(query_f), BLOCK):
         block = np.require(query_f[start : start + BLOCK], np.float32, 'CW')
-        exact = exactly(product.whole(block, grids[0]), tile, grids)
+        exact = product.exactly(product.whole(block, grids[0]), tile, grids)
         for i, row in enumerate(multiply(block)):  # (t,)
             own = slice(bars.starts[start + i], bars.starts[start + i + 1])
             if own.stop > own.start:
@@ -68,46 +70,30 @@ def above_quickly(query_f, tile, numbers, bars, sizes, grids, device):
     return above
 
 
-def exactly(block, tile, grids):
-    """A function (i, c) -> the exact scores of row i of the block and rows c of the tile.
-
-    Where a network says nearly the same of everyone, every score is too close to the next: then the whole block is
-    computed, once.
-    """
-    unit = 1 / (grids[0] * grids[1])
-    dense = None
-
-    def of(i, c):
-        nonlocal dense
-        if dense is None and len(c) < len(tile) / 16:
-            return product.whole(tile[c], grids[1]) @ block[i] * unit
-        if dense is None:
-            dense = np.empty((len(block), len(tile)))
-            for start in range(0, len(tile), product.PIECE):
-                piece = slice(start, start + product.PIECE)
-                dense[:, piece] = block @ product.whole(tile[piece], grids[1]).T * unit
-        return dense[i, c]
-
-    return of
-
-
 def places(row, bars, own, numbers, error=0.0, exact=None):
     """How many stand above each bar. row (t,): scores, off by `error` at most, of the gallery images `numbers`;
     bars (m,): exact scores of the images `own`; exact(c): exact scores of row[c], if there is an error at all."""
-    under, over = (bars - error).astype(np.float32), (bars + error).astype(np.float32)
+    under, over = ((bars + off).astype(row.dtype) for off in (-error, error))
     near = np.flatnonzero(row >= under.min())  # all others stand below all bars
     score = row[near]
     rising = np.sort(score)
     high = rising.searchsorted(over, 'right')
     above = len(rising) - high
     here = (own >= numbers[0]) & (own <= numbers[-1])
-    close = np.flatnonzero(high - rising.searchsorted(under) > here)  # not only the image that set the bar
-    if len(close) * len(score) > MANY:
+    low = rising.searchsorted(under)
+    close = np.flatnonzero(high - low > here)  # not only the image that set the bar
+    company = (high - low)[close]
+    if company.sum() > MANY:
         return places_among_many(score, near, under, over, bars, own, numbers, exact)
     if len(close):
-        found = np.flatnonzero((score >= under[close, None]) & (score <= over[close, None]))
-        bar, image = np.divmod(found, len(score))
-        bar, image = close[bar], near[image]
+        if len(close) * len(score) < FEW:
+            found = np.flatnonzero((score >= under[close, None]) & (score <= over[close, None]))
+            bar, image = np.divmod(found, len(score))
+            bar, image = close[bar], near[image]
+        else:
+            bar = np.repeat(close, company)
+            place = np.arange(len(bar)) - np.repeat(np.cumsum(company) - company, company) + low[bar]
+            image = near[np.argsort(score)[place]]
         true = row[image] if exact is None else exact(image)
         wins = (true > bars[bar]) | ((true == bars[bar]) & (numbers[image] < own[bar]))
         above += np.bincount(bar[wins], minlength=len(bars))

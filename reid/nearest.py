@@ -12,8 +12,9 @@ from tqdm import tqdm
 from reid import product
 from reid.problem import Problem
 
-BLOCK = 256  # queries at a time
+BLOCK = product.BLOCK  # queries at a time
 TILE = 2**25  # numbers of gallery features at a time: 128 MB, where they have to be copied
+ROWS = 2**16  # of the gallery at a time: what a block of scores takes is bounded as well
 GROUPS = 32  # see kth_of_groups
 
 
@@ -25,12 +26,14 @@ def nearest(query_f, gallery_f, k, device='cpu', furthest=False, title=None):
     if not 1 <= k <= len(gallery_f):
         raise Problem(f'{k} nearest neighbours are asked for, but there are only {len(gallery_f)} images')
     sizes = product.longest(query_f, 'query'), product.longest(gallery_f, 'gallery')
-    rows = min(max(1, TILE // gallery_f.shape[1]), len(gallery_f))
-    search = (OnGPU if torch.device(device).type == 'cuda' else OnCPU)(k, sizes, rows, gallery_f.shape[1], device)
+    rows = max(1, min(TILE // gallery_f.shape[1], ROWS, len(gallery_f)))
+    middle = np.mean(gallery_f[:: max(1, len(gallery_f) // 1024)], axis=0, dtype=np.float32)  # roughly
+    search = (OnGPU if torch.device(device).type == 'cuda' else OnCPU)(k, sizes, rows, middle, device)
     image, score = np.full((len(query_f), k), -1), np.full((len(query_f), k), -np.inf)
     lowest = np.full(len(query_f), np.inf)
     total = len(query_f) * len(gallery_f)
-    with tqdm(total=total, desc=title, unit='pair', unit_scale=True, disable=None if title else True) as bar:
+    progress = tqdm(total=total, desc=title, unit='pair', unit_scale=True, disable=None if title else True)
+    with product.full_float32(), progress as bar:
         for first in range(0, len(gallery_f), rows):
             tile = gallery_f[first : first + rows]
             search.load(tile)
@@ -54,14 +57,15 @@ class OnCPU:
     the tile and their exact scores, (b, k), the best first, -inf where no more matter; and the lowest scores (b,).
     """
 
-    def __init__(self, k, sizes, rows, dim, device):
-        self.k, self.sizes, self.rows, self.dim = k, sizes, rows, dim
+    def __init__(self, k, sizes, rows, middle, device):
+        self.k, self.sizes, self.rows, self.dim = k, sizes, rows, len(middle)
         self.grids = product.grid(sizes[0]), product.grid(sizes[1])
         self.halved = product.bfloat16_is_fast()
         self.to_key, self.to_score = (key_of, score_of) if self.halved else (np.float32, np.float64)
         self.copy = None
         if self.halved:  # memory that is asked for anew, tile by tile, takes as long again
-            self.gallery = torch.empty(rows, dim, dtype=torch.bfloat16)
+            self.middle = torch.from_numpy(middle)
+            self.gallery = torch.empty(rows, self.dim, dtype=torch.bfloat16)
             self.scores = torch.empty(BLOCK * rows, dtype=torch.bfloat16)
             self.signs = np.empty(BLOCK * rows, np.int16)
 
@@ -73,29 +77,31 @@ class OnCPU:
             tile = self.copy[: len(tile)]
         self.tile = tile
         if self.halved:
-            self.lost = product.halve(tile, self.gallery[: len(tile)])
+            self.length, self.lost = product.halve(tile, self.gallery[: len(tile)], self.middle)
         else:
             self.multiply = product.quick(tile)
 
     def look(self, block, floor, roof):
-        keys, worst = self.quick_keys(block)  # (b, t)
-        exact = product.whole(block, self.grids[0])
+        keys, shift, worst = self.quick_keys(block)  # (b, t)
+        exact = product.exactly(product.whole(block, self.grids[0]), self.tile, self.grids)
+        floor = floor - shift
         if self.halved and roof is not None:
             turn(keys, self.signs)
         reach = self.reach(keys, floor, worst)
         if self.halved and roof is None and (reach <= 0).any():  # rare: below, keys are not in order yet
             reach = self.reach(turn(keys, self.signs), floor, worst)
         image, score = np.zeros((len(block), self.k), np.int64), np.full((len(block), self.k), -np.inf)
-        for i, images, scores in self.candidates(keys >= reach[:, None], exact):
+        for i, images in marked(keys >= reach[:, None]):
+            scores = exact(i, images)
             best = np.argsort(-scores, kind='stable')[: self.k]
             image[i, : len(best)], score[i, : len(best)] = images[best], scores[best]
         if roof is None:
             return image, score, None
         least = self.to_score(keys.min(1))
-        roof = np.minimum(roof, least + worst(least))
+        roof = np.minimum(roof - shift, least + worst(least))
         lowest = np.full(len(block), np.inf)
-        for i, _, scores in self.candidates(keys <= self.to_key(roof + worst(roof))[:, None], exact):
-            lowest[i] = scores.min()
+        for i, images in marked(keys <= self.to_key(roof + worst(roof))[:, None]):
+            lowest[i] = exact(i, images).min()
         return image, score, lowest
 
     def reach(self, keys, floor, worst):
@@ -106,29 +112,30 @@ class OnCPU:
         return self.to_key(floor - worst(floor))
 
     def quick_keys(self, block):
-        """Scores (b, t), as keys that sort like them, and a function of scores: how far they may be off."""
+        """Scores (b, t) less a shift (b,), as keys that sort like them, and a function of these differences: how far
+        they may be off."""
         off, share = product.error(self.dim) * self.sizes[0] * self.sizes[1], 0.0
-        if self.halved:
-            shape = len(block), len(self.tile)
-            query = torch.empty(block.shape, dtype=torch.bfloat16)
-            lost = product.halve(block, query)
-            scores = self.scores[: shape[0] * shape[1]].view(shape)
-            torch.mm(query, self.gallery[: shape[1]].T, out=scores)
-            keys = scores.view(torch.int16).numpy()
-            # |q.g - q'.g'| <= |q - q'| |g'| + |q| |g - g'|, and a score has 8 bits
-            off, share = off + lost * (self.sizes[1] + self.lost) + self.sizes[0] * self.lost, 1 / 255
-        else:
-            keys = self.multiply(block)
-        return keys, lambda score: 1.01 * (off + share * np.nan_to_num(np.abs(score), posinf=0))
+        if not self.halved:
+            return self.multiply(block), np.zeros(len(block)), lambda score: off
+        # q.g - q.m = q.(g - m): where all features have a part in common, bfloat16 is for what is left of them. Then
+        # |q.h - q'.h'| <= |q - q'| |h'| + |q| |h - h'| for h = g - m, and a score has 8 bits.
+        shape = len(block), len(self.tile)
+        query = torch.empty(block.shape, dtype=torch.bfloat16)
+        _, lost = product.halve(block, query)
+        scores = self.scores[: shape[0] * shape[1]].view(shape)
+        torch.mm(query, self.gallery[: shape[1]].T, out=scores)
+        off, share = off + lost * (self.length + self.lost) + self.sizes[0] * self.lost, 1 / 255
+        shift = block.astype(np.float64) @ self.middle.double().numpy()
+        keys = scores.view(torch.int16).numpy()
+        return keys, shift, lambda score: 1.01 * (off + share * np.nan_to_num(np.abs(score), posinf=0))
 
-    def candidates(self, mask, exact):
-        """Row by row where the mask is set: (row, images, exact scores)."""
-        row, image = np.divmod(np.flatnonzero(mask), mask.shape[1])
-        ends = np.searchsorted(row, np.arange(len(mask) + 1))
-        unit = 1 / (self.grids[0] * self.grids[1])
-        for i in np.flatnonzero(np.diff(ends)):
-            images = image[ends[i] : ends[i + 1]]
-            yield i, images, product.whole(self.tile[images], self.grids[1]) @ exact[i] * unit
+
+def marked(mask):
+    """Row by row where the mask (b, t) is set: (row, columns)."""
+    row, column = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    ends = np.searchsorted(row, np.arange(len(mask) + 1))
+    for i in np.flatnonzero(np.diff(ends)):
+        yield i, column[ends[i] : ends[i + 1]]
 
 
 def kth_of_groups(keys, k):
@@ -162,9 +169,9 @@ def score_of(keys):
 class OnGPU:
     """The same on a GPU, in float32."""
 
-    def __init__(self, k, sizes, rows, dim, device):
+    def __init__(self, k, sizes, rows, middle, device):
         self.k, self.device = k, device
-        self.off = 1.01 * product.error(dim) * sizes[0] * sizes[1]
+        self.off = 1.01 * product.error(len(middle)) * sizes[0] * sizes[1]
         self.grids = product.grid(sizes[0]), product.grid(sizes[1])
 
     def load(self, tile):

@@ -62,7 +62,7 @@ def report(ranks, same, different, path):
     axes[0].set(title='found by rank (CMC)', xlabel='rank', xlim=(1, most), ylim=(None, 1.005))
 
     alarms, hits = (np.cumsum(count[::-1]) / max(count.sum(), 1) for count in (different, same))
-    least = 1 / max(different.sum(), 1)
+    least = min(1 / max(different.sum(), 1), 0.1)
     axes[1].plot(np.maximum(alarms, least), hits, color=QUERY)
     axes[1].set(title='one pair (ROC)', xlabel='false alarms', ylabel='found', xscale='log', ylim=(0, 1.005))
     axes[1].set_xlim(max(least, 1e-6), 1)

@@ -5,23 +5,28 @@ torchrun --nproc_per_node 4 evaluate_gpu.py --name ft_ResNet50
 
 import atexit
 import os
-import sys
 
 import numpy as np
 import torch
 from torch import distributed
 
+from reid.problem import Problem
+
 
 def start(device):
-    """Join the others, if torchrun started us. The first process alone prints from here on."""
+    """Join the others, if torchrun started us."""
     if int(os.environ.get('WORLD_SIZE', '1')) < 2:
         return
     distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
     atexit.register(distributed.destroy_process_group)
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    if not first():
-        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (it stays open to the end)
+
+
+def alone():
+    """For what several processes would only do several times."""
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        raise Problem('this script runs in one process: start it with python, not with torchrun')
 
 
 def together():

@@ -8,6 +8,7 @@ error has a bound. Only where two scores lie closer than that are they computed 
     of summation nor the size of a block, the library, the device or the number of processes can change a score.
 """
 
+import contextlib
 import math
 import time
 from functools import lru_cache
@@ -20,7 +21,9 @@ from reid.problem import Problem
 
 BITS = 26  # of the grid: 2^26 * 2^26 = 2^52, and a sum over features of that length stays below 2^53
 STEP = 2**14  # rows at a time wherever all features are passed through
-SCORES = 2**23  # numbers of a block of scores: 32 MB
+BLOCK = 256  # queries at a time
+SCORES = 2**23  # numbers of a block of scores: 32 MB in float32
+PIECE = 4096  # gallery rows at a time: scores that are still in the cache when they are copied
 
 
 def longest(f, what):
@@ -33,13 +36,17 @@ def lengths(f, what):
     for start in range(0, len(f), STEP):
         rows = np.asarray(f[start : start + STEP], np.float32)
         length = np.sqrt(np.einsum('ij,ij->i', rows, rows))
-        for row in np.flatnonzero(~np.isfinite(length))[:1]:
-            raise Problem(
-                f'{what}: feature {start + row} holds nan or inf: the network that made it did not learn '
-                '(try a lower --lr)'
-            )
-        for row in np.flatnonzero(length == 0)[:1]:
-            raise Problem(f'{what}: feature {start + row} is all zeros, which points nowhere')
+        odd = np.flatnonzero(~(np.isfinite(length) & (length > 1e-10)))  # squares have a smaller range than numbers
+        length = length.astype(np.float64)
+        length[odd] = np.linalg.norm(rows[odd].astype(np.float64), axis=1)
+        for row in odd:
+            if not np.isfinite(length[row]):
+                raise Problem(
+                    f'{what}: feature {start + row} holds nan or inf: the network that made it did not learn '
+                    '(try a lower --lr)'
+                )
+            if length[row] == 0:
+                raise Problem(f'{what}: feature {start + row} is all zeros, which points nowhere')
         yield start, length
 
 
@@ -56,27 +63,68 @@ def grid(length):
 
 
 def whole(f, factor):
-    """Features in steps of the grid, as float64: whole numbers, whose products and sums are exact."""
-    f = np.multiply(f, factor, dtype=np.float64)
+    """Features, as float32 has them, in steps of the grid: float64, whose products and sums are exact here."""
+    f = np.multiply(np.asarray(f, np.float32), factor, dtype=np.float64)
     return np.rint(f, out=f)
 
 
+def exactly(block, tile, grids):
+    """block (b, D), whole, and tile (t, D) -> a function (i, c): the exact scores of row i of the one and rows c of the
+    other.
+
+    Where a network says nearly the same of everyone, hardly a score can be told from the next without: then the whole
+    block is computed, once.
+    """
+    unit = 1 / (grids[0] * grids[1])
+    dense = None
+
+    def of(i, c):
+        nonlocal dense
+        if dense is None and len(c) < len(tile) / 16:
+            return whole(tile[c], grids[1]) @ block[i] * unit
+        if dense is None:
+            dense = dense_scores(block, tile, grids)
+        return dense[i, c]
+
+    return of
+
+
+def dense_scores(block, tile, grids, device='cpu'):
+    """All exact scores (b, t) of a block that is whole."""
+    scores = np.empty((len(block), len(tile)))
+    on_gpu = torch.device(device).type == 'cuda'
+    block = torch.from_numpy(block).to(device) if on_gpu else block
+    for start in range(0, len(tile), PIECE):
+        piece = whole(tile[start : start + PIECE], grids[1])
+        part = (block @ torch.from_numpy(piece).to(device).T).cpu().numpy() if on_gpu else block @ piece.T
+        scores[:, start : start + PIECE] = part
+    scores /= grids[0] * grids[1]
+    return scores
+
+
+def exact_scores(query_f, gallery_f, device='cpu'):
+    """Blocks of exact scores of all pairs, (start, (b, G) float64), made on the device and handed over on the CPU."""
+    grids = grid(longest(query_f, 'query')), grid(longest(gallery_f, 'gallery'))
+    rows = max(1, min(BLOCK, SCORES // len(gallery_f)))
+    for start in range(0, len(query_f), rows):
+        yield start, dense_scores(whole(query_f[start : start + rows], grids[0]), gallery_f, grids, device)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. quick scores. PRODUCTS[name](gallery) -> a function of up to 256 queries: (b, G), good until it is called again
+# 2. quick scores. PRODUCTS[name](gallery, rows) -> a function of up to so many queries: (b, G), good until called again
 
 LARGE = 2**26  # multiplications, below which it does not matter
-PIECE = 4096  # gallery rows at a time: scores that are still in the cache when they are copied
 
 
-def by_numpy(gallery):
-    out = np.empty((256, len(gallery)), np.float32)
+def by_numpy(gallery, rows):
+    out = np.empty((rows, len(gallery)), np.float32)
     return lambda query: np.matmul(query, gallery.T, out=out[: len(query)])
 
 
-def by_onednn(gallery):
+def by_onednn(gallery, rows):
     """The library that torch convolves with on CPUs, twice as fast as the matrix products of some."""
     gallery = torch.from_numpy(gallery)
-    out = torch.empty(256, len(gallery))
+    out = torch.empty(rows, len(gallery))
 
     def multiply(query):
         query = torch.from_numpy(query).to_mkldnn()
@@ -93,8 +141,8 @@ PRODUCTS = {**({'onednn': by_onednn} if torch.backends.mkldnn.is_available() els
 speeds = {name: [] for name in PRODUCTS}  # in multiplications a second, as seen on the work itself
 
 
-def quick(gallery):
-    """(G, D) float32 -> a function of at most 256 queries that gives their scores (b, G), good until its next call.
+def quick(gallery, rows=BLOCK):
+    """(G, D) float32 -> a function of up to `rows` queries that gives their scores (b, G), good until its next call.
 
     The first large blocks of a process are computed by each library in turn, twice, and the others by the faster one.
     """
@@ -104,7 +152,7 @@ def quick(gallery):
         untried = [name for name in PRODUCTS if len(speeds[name]) < 2]
         name = untried[0] if untried else max(PRODUCTS, key=lambda name: max(speeds[name]))
         if name not in ready:
-            ready[name] = PRODUCTS[name](gallery)
+            ready[name] = PRODUCTS[name](gallery, rows)
         began = time.perf_counter()
         scores = ready[name](query)
         work = query.size * len(gallery)
@@ -141,31 +189,44 @@ def shortest(work):
     return min(seconds)
 
 
-def halve(f, out):
-    """Write float32 (N, D) into a tensor of bfloat16. -> the length of the most that a row has lost."""
-    f, lost = torch.from_numpy(f), 0.0
+def halve(f, out, middle=None):
+    """Write float32 (N, D), less a row `middle`, into a tensor of bfloat16. -> the length of the longest row of those,
+    and of the most that one has lost."""
+    f, longest_, lost = torch.from_numpy(f), 0.0, 0.0
     for start in range(0, len(f), 1024):  # what stays in the cache
         rows, halves = f[start : start + 1024], out[start : start + 1024]
+        rows = rows if middle is None else rows - middle
         halves.copy_(rows)
+        longest_ = max(longest_, float(torch.linalg.vector_norm(rows, dim=1).max()))
         lost = max(lost, float(torch.linalg.vector_norm(rows - halves, dim=1).max()))
-    return lost
+    return longest_, lost
+
+
+@contextlib.contextmanager
+def full_float32():
+    """The bounds hold for true float32: not for TF32, nor for bfloat16 in its place, if somebody has allowed these."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def error(dim):
     """How far a quick score of two vectors of unit length may be off in float32: one rounding of 2^-24 for each of the
-    dim additions and products, whatever their order, and what the grid rounds."""
+    dim additions and products, whatever their order, two to spare for what is compared, and what the grid rounds."""
     return (dim + 2) * 2.0**-24 + 2 * dim**0.5 * 1.6 * 2.0 ** -(BITS + 1)
 
 
 def similarities(query_f, gallery_f, device='cpu'):
     """Blocks of quick scores, (start, (b, G) float32), each good until the next. On the device if that is a CUDA GPU,
     else on the CPU: Apple's GPUs know no float64, in which scores are compared."""
-    rows = max(1, min(256, SCORES // len(gallery_f)))
-    gallery_f = np.require(gallery_f, np.float32, 'CW')
+    rows = max(1, min(BLOCK, SCORES // len(gallery_f)))
     on_gpu = torch.device(device).type == 'cuda'
-    gallery = torch.from_numpy(gallery_f).to(device).T if on_gpu else quick(gallery_f)
+    gallery = torch.from_numpy(gallery_f).to(device).T if on_gpu else quick(gallery_f, rows)
     for start in range(0, len(query_f), rows):
-        block = np.require(query_f[start : start + rows], np.float32, 'CW')
+        block = query_f[start : start + rows]
         yield start, torch.from_numpy(block).to(device) @ gallery if on_gpu else torch.from_numpy(gallery(block))
 
 

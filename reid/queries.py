@@ -4,8 +4,9 @@ import numpy as np
 
 from reid import product
 from reid.nearest import nearest
+from reid.problem import Problem
 
-STEP = 64  # queries at a time
+STEP = 16  # queries at a time
 
 
 def members(query, pool):
@@ -21,23 +22,18 @@ def members(query, pool):
 
 def mean_of(query, pool):
     """Multi-query: each feature becomes the mean of all features in the pool with its identity and camera."""
-    found = members(query, pool)
-    f = np.stack([pool.f[rows].mean(0) if len(rows) else own for rows, own in zip(found, query.f, strict=True)])
-    return query._replace(f=unit(f))
+    means = [own_of(i, rows, query, pool).mean(0) for i, rows in enumerate(members(query, pool))]
+    return query._replace(f=unit(np.stack(means)))
 
 
 def best_of(query, pool, gallery, device='cpu'):
-    """Multi-query, the other way: blocks of scores (start, (b, G)), each the best of any of those features."""
+    """Multi-query, the other way: blocks of exact scores (start, (b, G)), each the best of any of those features."""
     found = members(query, pool)
     for start in range(0, len(found), STEP):
-        own = [
-            pool.f[rows] if len(rows) else query.f[i, None] for i, rows in enumerate(found[start : start + STEP], start)
-        ]
-        first = np.cumsum([0] + [len(f) for f in own])
-        scores = np.full((len(own), len(gallery.f)), -np.inf, np.float32)
-        row = np.repeat(np.arange(len(own)), np.diff(first))
-        for at, block in product.similarities(np.concatenate(own), gallery.f, device):
-            block = block.cpu().numpy()
+        own = [own_of(i, rows, query, pool) for i, rows in enumerate(found[start : start + STEP], start)]
+        row = np.repeat(np.arange(len(own)), [len(f) for f in own])
+        scores = np.full((len(own), len(gallery.f)), -np.inf)
+        for at, block in product.exact_scores(np.concatenate(own), gallery.f, device):
             here = row[at : at + len(block)]
             begin = np.flatnonzero(np.diff(here, prepend=-1))
             best = np.maximum.reduceat(block, begin, axis=0)
@@ -45,12 +41,19 @@ def best_of(query, pool, gallery, device='cpu'):
         yield start, scores
 
 
-def expand(f, others_f, k, alpha=3.0, device='cpu', title=None):
+def own_of(i, rows, query, pool):
+    """The features of query i: those rows of the pool, or its own if there are none."""
+    return np.asarray(pool.f[rows] if len(rows) else query.f[i, None], np.float32)
+
+
+def expand(f, others_f, k, alpha=3.0, device='cpu', title='k'):
     """Average query expansion: each feature becomes the mean of itself and its k nearest others, each of these
     weighted by its score to the power of alpha (arXiv 1711.02512; 0: the plain mean). With the gallery as its own
     others this is database augmentation: each image is the first of its nearest then, and counts once.
     """
     itself = f is others_f
+    if k + itself > len(others_f):
+        raise Problem(f'--{title} {k}: there are only {len(others_f) - itself} images to take it from')
     image, score = nearest(f, others_f, k + itself, device, title=title)
     weight = (np.maximum(score, 0) ** alpha).astype(np.float32)
     out = np.empty(f.shape, np.float32)

@@ -97,7 +97,10 @@ def without_junk(above, pairs, scores, bars):
 
 
 def ranks_in(blocks, query, gallery):
-    """The same from scores that were made elsewhere, as re-ranking does: blocks (start, (b, G)), every one exact."""
+    """The same from scores that were made elsewhere, as re-ranking does: blocks (start, (b, G)), taken as they are.
+
+    They are written into: false detections get -inf.
+    """
     pairs = pairs_of(query, gallery)
     scores = np.zeros(len(pairs.rows))
     above = []

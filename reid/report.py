@@ -30,14 +30,17 @@ def intervals(ranks, draws=2000, seed=0):
     drawn = np.random.default_rng(seed).integers(0, len(ranks), (draws, len(ranks)), dtype=np.int32)
     out = {}
     for name, values in of_queries(ranks).items():
-        out[name] = (np.nanmean(values), *np.nanpercentile(means(values, drawn), (2.5, 97.5)))
+        out[name] = (np.nanmean(values), *np.percentile(means(values, drawn), (2.5, 97.5)))
     return out
 
 
 def means(values, drawn):
     """The means of values[drawn], without those that are nan, a few draws at a time."""
+    known, value = ~np.isnan(values), np.nan_to_num(values)
     parts = np.array_split(drawn, max(1, drawn.size // 2**22))
-    return np.concatenate([np.nanmean(values[part], axis=1) for part in parts])
+    count = np.concatenate([known[part].sum(1) for part in parts])
+    total = np.concatenate([value[part].sum(1) for part in parts])
+    return total[count > 0] / count[count > 0]
 
 
 def compare(ranks, others, draws=2000, seed=0):
@@ -53,10 +56,12 @@ def compare(ranks, others, draws=2000, seed=0):
     for name in FIGURES:
         gain = ours[name] - theirs[name]
         some = gain[~np.isnan(gain)]
-        signs = rng.integers(0, 2, (draws, len(some)), dtype=np.int8) * 2 - 1
-        by_chance = np.abs(signs @ some) / len(some)
-        p = (1 + np.count_nonzero(by_chance >= np.abs(some.mean()) - 1e-12)) / (1 + draws)
-        out[name] = (some.mean(), *np.nanpercentile(means(gain, drawn), (2.5, 97.5)), p)
+        by_chance = []
+        for part in np.array_split(np.arange(draws), max(1, draws * len(some) // 2**22)):
+            signs = rng.integers(0, 2, (len(part), len(some)), dtype=np.int8) * 2 - 1
+            by_chance.append(np.abs(signs @ some) / len(some))
+        p = (1 + np.count_nonzero(np.concatenate(by_chance) >= np.abs(some.mean()) - 1e-12)) / (1 + draws)
+        out[name] = (some.mean(), *np.percentile(means(gain, drawn), (2.5, 97.5)), p)
     return out
 
 
@@ -76,15 +81,13 @@ def same_task(query, gallery, others, other_gallery):
 
 def by_camera(query, gallery, device):
     """-> query cameras, gallery cameras, and per pair of them Rank@1, mAP (trapezoid) and the number of queries that
-    have a good image there, (rows, columns) each. The gallery is that of one camera at a time."""
-    if (query.cams == -1).any() or (gallery.cams == -1).any():
-        raise Problem('the cameras of these pictures are not known: there is no table of them')
-    rows, columns = np.unique(query.cams), np.unique(gallery.cams)
-    rank1, mean, count = (np.full((len(rows), len(columns)), np.nan) for _ in range(3))
+    have a good image there, (rows, columns) each. The gallery is that of one camera at a time; what no known camera
+    has seen is left out."""
+    rows, columns = (np.unique(part.cams[part.cams != -1]) for part in (query, gallery))
+    rank1, mean = (np.full((len(rows), len(columns)), np.nan) for _ in range(2))
+    count = np.zeros(rank1.shape, int)
     for j, there in enumerate(columns):
         keep = np.flatnonzero(gallery.cams == there)
-        if (gallery.ids[keep] == -1).all():
-            continue
         part = gallery._replace(f=gallery.f[keep], ids=gallery.ids[keep], cams=gallery.cams[keep], paths=None)
         each = ranking.each(ranking.ranks(query, part, device))
         for i, here in enumerate(rows):
@@ -105,8 +108,7 @@ def verification(query, gallery, device):
     false = np.flatnonzero(gallery.ids == -1)
     mine = processes.share(len(query.f))
     same, every = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
-    for start, scores in product.similarities(query.f[mine], gallery.f, device):
-        scores = scores.cpu().numpy()
+    for start, scores in product.exact_scores(query.f[mine], gallery.f, device):
         own = slice(pairs.starts[mine.start + start], pairs.starts[mine.start + start + len(scores)])
         at = pairs.rows[own] - mine.start - start, pairs.columns[own]
         same += histogram(scores[at][pairs.good[own]])
@@ -115,7 +117,7 @@ def verification(query, gallery, device):
 
 
 def histogram(scores):
-    place = (scores + np.float32(1)) * np.float32(BINS / 2)
+    place = (scores + 1) * (BINS / 2)
     return np.bincount(np.clip(place, 0, BINS - 1).astype(np.int32).ravel(), minlength=BINS)
 
 
@@ -155,13 +157,16 @@ def compare_lines(ranks, others, name, other):
 
 def camera_lines(query, gallery, device):
     rows, columns, rank1, mean, count = by_camera(query, gallery, device)
+    if not rank1.size:
+        yield 'The cameras of these pictures are not known: there is no table of them.'
+        return
     yield 'Rank@1 / mAP (trapezoid), from the camera of the query (down) to that of the gallery (across)'
-    yield ' ' * 5 + ''.join(f'{camera:>12d}' for camera in columns)
+    yield ' ' * 5 + ''.join(f'{camera:>15d}' for camera in columns)
     for i, camera in enumerate(rows):
         cells = [
             f'{100 * rank1[i, j]:5.1f} /{100 * mean[i, j]:5.1f}' if count[i, j] else '-' for j in range(len(columns))
         ]
-        yield f'{camera:5d}' + ''.join(f'{cell:>12s}' for cell in cells)
+        yield f'{camera:5d}' + ''.join(f'{cell:>15s}' for cell in cells)
 
 
 def threshold_lines(same, different):

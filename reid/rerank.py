@@ -16,6 +16,8 @@ from reid import product
 from reid.nearest import nearest
 from reid.problem import Problem
 
+PAIRS = 2**21  # of shared entries at a time
+
 # What the weights and the final mix start from: c cosine -> distance. Both are then divided by each image's largest.
 DISTANCES = {
     'squared': lambda c: (2 - 2 * c) ** 2,  # as the PyTorch baseline does it
@@ -64,15 +66,21 @@ class Sparse:
 def shared(entries, columns, rows, n):
     """sum_e min(V[i, e], V[j, e]) of the queries i in `rows` and all n gallery images j -> (b, n)."""
     starts = entries.starts[rows.start : rows.stop + 1]
+    b, device = len(starts) - 1, starts.device
+    query = torch.repeat_interleave(torch.arange(b, device=device), starts.diff())  # of each entry
     own = slice(int(starts[0]), int(starts[-1]))
-    query = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff())  # of each entry
     entry, value = entries.indices[own], entries.data[own]
     first, count = columns.starts[entry], columns.starts[entry + 1] - columns.starts[entry]
-    which = torch.repeat_interleave(torch.arange(len(entry), device=starts.device), count)  # entry of each pair
-    at = torch.arange(len(which), device=starts.device) + (first - count.cumsum(0) + count)[which]
-    least = torch.minimum(value[which], columns.data[at])
-    out = torch.zeros((len(starts) - 1) * n, device=starts.device)
-    return out.index_add_(0, query[which] * n + columns.indices[at], least).view(-1, n)
+    out = torch.zeros(b * n, device=device)
+    # An image that is near to everyone has as many pairs as there are images: so a bounded number at a time.
+    part = (count.cumsum(0) // PAIRS).unique_consecutive(return_counts=True)[1].tolist()
+    pieces = zip(*(tensor.split(part) for tensor in (query, value, first, count)), strict=True)
+    for query_, value_, first_, count_ in pieces:
+        which = torch.repeat_interleave(torch.arange(len(count_), device=device), count_)  # entry of each pair
+        at = torch.arange(len(which), device=device) + (first_ - count_.cumsum(0) + count_)[which]
+        least = torch.minimum(value_[which], columns.data[at])
+        out.index_add_(0, query_[which] * n + columns.indices[at], least)
+    return out.view(b, n)
 
 
 def membership(neighbours):

@@ -44,7 +44,8 @@ def save(folder, stem, about, **parts):
     content = dict(about)
     for part, features in parts.items():
         content |= {f'{part}_f': features.f, f'{part}_label': features.ids[None], f'{part}_cam': features.cams[None]}
-        content |= {f'{part}_path': np.array(list(features.paths), dtype=object)}
+        if features.paths is not None:
+            content |= {f'{part}_path': np.array(list(features.paths), dtype=object)}
     with replacing(mat) as temporary, temporary.open('wb') as file:
         savemat(file, content)
     remove(arrays)
@@ -86,6 +87,7 @@ def find(folder, stem='pytorch_result'):
 
 def at(path):
     """The result at a path, which may also be that of a header."""
+    path = path.resolve()
     path = path.parent if path.name == HEADER else path
     if not path.exists():
         raise Problem(f'{path}: there is no such file. python test.py --name NAME writes one')
@@ -108,9 +110,9 @@ def load(path, *parts):
             there = ', '.join(key for key in content if not key.startswith('__'))
             raise Problem(f'{path}: {", ".join(missing)} expected, found {there or "nothing"}')
         f = content.pop(f'{part}_f')
-        if f.dtype.kind not in 'fiu':
-            raise Problem(f'{path}: {part}_f holds no numbers')
-        if not isinstance(f, np.memmap):
+        if not isinstance(f, np.ndarray) or f.dtype.kind not in 'fiu':
+            raise Problem(f'{path}: {part}_f holds no array of numbers')
+        if not isinstance(f, np.memmap) or f.dtype not in (np.float32, np.float16):
             f = np.ascontiguousarray(f, np.float32)
         ids, cams = (whole_numbers(content[f'{part}_{key}'], f'{path}: {part}_{key}') for key in ('label', 'cam'))
         if not (f.ndim == 2 and len(f) == len(ids) == len(cams)):
@@ -143,7 +145,7 @@ def open_arrays(folder):
 def whole_numbers(array, what):
     """Identities or cameras, whatever type they were stored in -> (N,) int64."""
     array = np.asarray(array).ravel()
-    if array.dtype.kind not in 'biuf' or not np.array_equal(array, np.floor(array)):
+    if array.dtype.kind not in 'biuf' or not (np.isfinite(array) & (array == np.floor(array))).all():
         raise Problem(f'{what}: whole numbers are expected')
     return array.astype(np.int64)
 
@@ -187,7 +189,8 @@ MULTI = {  # how several pictures of a query become one answer
 def evaluate(path, device, multi='mean'):
     """Print and record the figures of a result, and of the multi_query.mat that belongs to it if there is one.
 
-    Returns query, gallery and the ranks of the good images of each query."""
+    Returns query, gallery and the ranks of the good images of each query.
+    """
     (query, gallery), _ = load(path, 'query', 'gallery')
     ranks = ranking.ranks(query, gallery, device)
     figures = ranking.figures(ranks)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.io import savemat
 
 import evaluate_gpu
@@ -83,6 +84,26 @@ def test_re_ranking_is_recorded_with_its_settings(place, capsys):
     assert (again['k1'], again['k2'], again['lambda_value'], again['distance']) == (12, 6, 0.3, 'squared')
 
 
+def test_cameras_that_are_not_known(place, capsys):
+    path = place / 'model/good/pytorch_result.mat'
+    (query, gallery), _ = results.load(path, 'query', 'gallery')
+    query, gallery = (part._replace(cams=np.full(len(part.ids), -1)) for part in (query, gallery))
+    results.save(place, 'own', {}, query=query, gallery=gallery._replace(paths=None))
+    run(evaluate_gpu, 'own.mat', '--report')
+    out = capsys.readouterr().out
+    assert 'there is no table of them' in out
+    assert '1 in 100' in out
+    assert (place / 'own.report.png').is_file()
+
+
+def test_from_inside_a_folder_of_arrays(place, monkeypatch, capsys):
+    parts = results.load(place / 'model/good/pytorch_result.mat', 'query', 'gallery')[0]
+    monkeypatch.setattr(results, 'LIMIT', 100)
+    monkeypatch.chdir(results.save(place, 'arrays', {}, query=parts[0], gallery=parts[1]))
+    run(evaluate_gpu, 'header.json')
+    assert (place / 'arrays.metrics.json').is_file()
+
+
 def change(place, **content):
     """The result of the good run with some of its variables replaced, or left out where they are None."""
     (query, gallery), _ = results.load(place / 'model/good/pytorch_result.mat', 'query', 'gallery')
@@ -108,6 +129,8 @@ BAD = {
     'strangers': (lambda place: change(place, query_label=np.full(60, 77)), 'no query has a good image'),
     'other length': (lambda place: change(place, query_f=np.ones((60, 3))), 'differ in the length'),
     'a picture': (lambda place: (place / 'bad.mat').write_bytes(b'\xff\xd8\xff\xe0' * 99), 'cannot be read'),
+    'infinite': (lambda place: change(place, query_label=np.full(60, np.inf)), 'whole numbers are expected'),
+    'sparse': (lambda place: change(place, query_f=sparse.eye_array(60, format='csc')), 'holds no array of numbers'),
     'nothing': (lambda place: (place / 'bad.mat').write_bytes(b''), 'cannot be read'),
     'no file': (lambda place: None, 'there is no such file'),
     'a folder': (lambda place: (place / 'bad.mat').mkdir(), 'is a folder without a header.json'),
@@ -135,7 +158,9 @@ def test_a_truncated_result_is_one_sentence(place, capsys):
         (['--name', 'nobody'], 'Runs that are there: good, noisy'),
         (['--name', 'good', '--versus', 'nobody'], 'Runs that are there: good, noisy'),
         (['--name', 'good', '--versus', 'model/x.mat'], 'there is no such file'),
-        (['--name', 'good', '--aqe', '501'], '501 nearest neighbours are asked for, but there are only 500 images'),
+        (['--name', 'good', '--aqe', '501'], '--aqe 501: there are only 500 images'),
+        (['--name', 'good', '--dba', '500'], '--dba 500: there are only 499 images'),
+        (['--name', 'noisy', '--multi_by', 'max'], '--multi_by needs several pictures'),
     ],
 )
 def test_wrong_options_are_one_sentence(place, words, sentence, capsys):

@@ -76,13 +76,28 @@ def test_scores_are_within_their_bound(halved, kind, dim, monkeypatch):
     monkeypatch.setattr(product, 'bfloat16_is_fast', lambda: halved)
     rng = np.random.default_rng(0)
     query, gallery = features(rng, 20, dim, 'any'), features(rng, 3000, dim, kind)
-    search = nearest.OnCPU(1, (1.0, 1.0), 3000, dim, 'cpu')
+    search = nearest.OnCPU(1, (1.0, 1.0), 3000, gallery.mean(0), 'cpu')
     search.load(gallery)
-    keys, worst = search.quick_keys(query)
+    keys, shift, worst = search.quick_keys(query)
     found = nearest.score_of(nearest.turn(keys)) if halved else keys.astype(float)
     exact = (np.rint(query.astype(float) * 2**26) / 2**26) @ (np.rint(gallery.astype(float) * 2**26) / 2**26).T
+    exact -= shift[:, None]
     assert (np.abs(found - exact) <= worst(found)).all()
     assert (np.abs(found - exact) <= worst(exact)).all()
+
+
+def test_a_part_in_common_costs_no_candidates(monkeypatch):
+    """Features of a network that ends in a ReLU point into one quarter of space; what is left of them is told apart."""
+    monkeypatch.setattr(product, 'bfloat16_is_fast', lambda: True)
+    rng = np.random.default_rng(0)
+    f = 3 + rng.standard_normal((3000, 128))
+    f = (f / np.linalg.norm(f, axis=1, keepdims=True)).astype(np.float32)
+    looked_at = []
+    marked = nearest.marked
+    monkeypatch.setattr(nearest, 'marked', lambda mask: looked_at.append(mask.mean()) or marked(mask))
+    image, _ = nearest.nearest(f[:50], f, 10)
+    np.testing.assert_array_equal(image, by_sorting(f[:50], f, 10)[0])
+    assert max(looked_at) < 0.02
 
 
 def test_bits_in_order():

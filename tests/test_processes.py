@@ -29,9 +29,10 @@ def people(rng, n, ids):
 def test_two_processes_give_the_digits_of_one(tmp_path, card):
     rng = np.random.default_rng(0)
     parts = {'query': people(rng, 30, range(1, 9)), 'gallery': people(rng, 301, range(-1, 9))}
+    parts['gallery'].cams[:1] = 9  # a camera with less to look at than there are processes
     results.save(tmp_path, 'pytorch_result', {}, **parts)
     results.save(tmp_path, 'multi_query', {}, mquery=people(rng, 90, range(1, 9)))
-    words = ['pytorch_result.mat', '--report', '--aqe', '3', '--gpu_ids', '-1']
+    words = ['pytorch_result.mat', '--report', '--aqe', '3', '--dba', '2', '--multi_by', 'max']
     alone = card('evaluate_gpu.py', *words, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     expected = json.loads((tmp_path / 'metrics.json').read_text())

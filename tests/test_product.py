@@ -22,7 +22,7 @@ def vectors(n, dim, kind, seed=0):
 @pytest.mark.parametrize('name', product.PRODUCTS)
 def test_quick_scores_are_within_their_bound(name, dim, kind):
     query, gallery = vectors(20, dim, kind), vectors(5000, dim, kind, 1)
-    found = product.PRODUCTS[name](gallery)(query).astype(np.float64)
+    found = product.PRODUCTS[name](gallery, 20)(query).astype(np.float64)
     assert found.shape == (20, 5000)
     factor = product.grid(product.longest(query, 'query'))
     assert factor == 2.0**26
@@ -33,10 +33,12 @@ def test_quick_scores_are_within_their_bound(name, dim, kind):
 def test_halves_and_what_they_lose():
     f = vectors(3000, 64, 'any')
     halves = torch.empty(f.shape, dtype=torch.bfloat16)
-    lost = product.halve(f, halves)
-    expected = np.linalg.norm(f - torch.from_numpy(f).bfloat16().float().numpy(), axis=1).max()
-    assert lost == pytest.approx(expected, rel=1e-5)
-    assert (halves == torch.from_numpy(f).bfloat16()).all()
+    for middle in (None, torch.from_numpy(f.mean(0) + 0.1)):
+        longest, lost = product.halve(f, halves, middle)
+        rows = torch.from_numpy(f) - (0 if middle is None else middle)
+        assert (halves == rows.bfloat16()).all()
+        assert longest == pytest.approx(rows.norm(dim=1).max().item(), rel=1e-5)
+        assert lost == pytest.approx((rows - rows.bfloat16().float()).norm(dim=1).max().item(), rel=1e-5)
 
 
 def test_exact_scores_are_exact_whatever_the_order():
@@ -71,9 +73,9 @@ def test_quick_tries_each_library_on_the_work_itself(monkeypatch):
 def test_similarities_come_in_blocks_that_fit(monkeypatch):
     monkeypatch.setattr(product, 'SCORES', 700)
     query, gallery = vectors(40, 16, 'any'), vectors(100, 16, 'any', 1)
-    blocks = [(start, block.numpy().copy()) for start, block in product.similarities(query, gallery.astype(np.float16))]
+    blocks = [(start, block.numpy().copy()) for start, block in product.similarities(query, gallery)]
     assert {len(block) for _, block in blocks} == {7, 5}
-    np.testing.assert_allclose(np.concatenate([block for _, block in blocks]), query @ gallery.T, atol=2e-3)
+    np.testing.assert_allclose(np.concatenate([block for _, block in blocks]), query @ gallery.T, atol=1e-6)
 
 
 @pytest.mark.parametrize(('value', 'words'), [(np.inf, 'feature 17 holds nan or inf'), (0, 'feature 17 is all zeros')])

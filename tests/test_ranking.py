@@ -95,9 +95,10 @@ PATHS = {'quickly': counting.above_quickly, 'exactly': counting.above_exactly}
     block=st.sampled_from([1, 3, 256]),
     tile=st.sampled_from([1, 60, 2**24]),
     many=st.sampled_from([0, 100, 2**20]),
+    few=st.sampled_from([0, 2**17]),
     path=st.sampled_from(sorted(PATHS)),
 )
-def test_equals_plain_loops(seed, n_query, n_gallery, kinds, cams, block, tile, many, path):
+def test_equals_plain_loops(seed, n_query, n_gallery, kinds, cams, block, tile, many, few, path):
     """Ties, junk, distractors, cameras that are not known, people who are not in the gallery, any size of piece."""
     rng = np.random.default_rng(seed)
     query = people(rng, n_query, [-1, 1, 2, 3, 99], kinds=kinds, cams=cams)
@@ -107,6 +108,7 @@ def test_equals_plain_loops(seed, n_query, n_gallery, kinds, cams, block, tile, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting, 'BLOCK', block)
         patch.setattr(counting, 'MANY', many)
+        patch.setattr(counting, 'FEW', few)
         patch.setattr(counting, 'TILE', tile)
         patch.setattr(counting, 'above_quickly', PATHS[path])
         same_as_loops(query, gallery)
@@ -114,8 +116,9 @@ def test_equals_plain_loops(seed, n_query, n_gallery, kinds, cams, block, tile, 
 
 @pytest.mark.parametrize('path', PATHS)
 @pytest.mark.parametrize('kinds', [None, 30, 'one'])
-@pytest.mark.parametrize('many', [0, 2**20])
-def test_a_larger_gallery(path, kinds, many, monkeypatch):
+@pytest.mark.parametrize(('few', 'many'), [(2**17, 2**20), (0, 2**20), (0, 0)])
+def test_a_larger_gallery(path, kinds, few, many, monkeypatch):
+    monkeypatch.setattr(counting, 'FEW', few)
     monkeypatch.setattr(counting, 'MANY', many)
     monkeypatch.setattr(counting, 'above_quickly', PATHS[path])
     monkeypatch.setattr(counting, 'TILE', 64 * 900)
@@ -134,6 +137,32 @@ def test_features_may_be_float16_and_mapped_from_a_file(tmp_path):
     assert ranking.evaluate(query._replace(f=np.load(tmp_path / 'q.npy', mmap_mode='r')), mapped) == (
         ranking.evaluate(query, mapped)
     )
+
+
+def test_features_of_float64_are_taken_as_float32():
+    rng = np.random.default_rng(2)
+    query, gallery = (people(rng, n, [-1, 0, 1, 2, 3], dim=16, kinds=30) for n in (20, 300))
+    finer = [part._replace(f=part.f + rng.uniform(-1e-9, 1e-9, part.f.shape)) for part in (query, gallery)]
+    expected = [part._replace(f=part.f.astype(np.float32)) for part in finer]
+    assert ranking.evaluate(*finer) == ranking.evaluate(*expected)
+
+
+def test_features_that_are_tiny_or_huge():
+    rng = np.random.default_rng(4)
+    query, gallery = (people(rng, n, [0, 1, 2, 3]) for n in (20, 100))
+    expected = ranking.evaluate(query, gallery)
+    for factor in (2.0**-60, 2.0**60):
+        scaled = [part._replace(f=part.f * np.float32(factor)) for part in (query, gallery)]
+        assert ranking.evaluate(scaled[0], gallery) == expected
+        assert ranking.evaluate(query, scaled[1]) == expected
+
+
+def test_many_images_of_an_identity_at_chance(monkeypatch):
+    rng = np.random.default_rng(5)
+    query, gallery = (people(rng, n, [1, 2, 3], dim=4) for n in (5, 3000))
+    expected = ranking.evaluate(query, gallery)
+    monkeypatch.setattr(counting, 'MANY', 0)
+    assert ranking.evaluate(query, gallery) == expected
 
 
 def test_the_length_of_features_changes_nothing():

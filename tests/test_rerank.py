@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from reid import nearest, product, ranking, rerank
 from reid.problem import Problem
@@ -81,6 +82,20 @@ def test_more_neighbours_than_images_is_a_sentence(settings):
     with pytest.raises(Problem, match='31: the gallery holds only 30 images'):
         scores(query, gallery, **settings)
     assert np.isfinite(scores(query, gallery, k1=30, k2=30)).all()
+
+
+def test_an_image_that_is_near_to_everyone(monkeypatch):
+    """Its entries are shared by all: they are looked at a bounded number at a time, and the numbers stay the same."""
+    query, gallery, _, _ = clouds(4)
+    gallery[:3] = np.mean(gallery, 0) / np.linalg.norm(np.mean(gallery, 0))
+    expected = by_loops(query, gallery, 20, 6, 0.3)
+    lengths = []
+    minimum = torch.minimum
+    monkeypatch.setattr(torch, 'minimum', lambda a, b: lengths.append(len(a)) or minimum(a, b))
+    monkeypatch.setattr(rerank, 'PAIRS', 100)
+    np.testing.assert_allclose(-scores(query, gallery), expected, atol=2e-6)
+    assert len(lengths) > 10
+    assert max(lengths) <= 100 + len(gallery)
 
 
 def test_features_that_are_all_the_same():

@@ -147,7 +147,7 @@ def test_figures_of_an_older_result_do_not_stay(parts, tmp_path):
         ({'query_f': np.ones((2, 3)) * np.nan, 'query_label': [1, 2], 'query_cam': [1, 2]}, 'feature 0 holds nan'),
         ({'query_f': np.ones((0, 3)), 'query_label': [], 'query_cam': []}, 'query_f is empty'),
         ({'query_f': np.ones((2, 3)), 'query_label': [1, 1.5], 'query_cam': [1, 2]}, 'whole numbers are expected'),
-        ({'query_f': ['ab', 'cd'], 'query_label': [1, 2], 'query_cam': [1, 2]}, 'query_f holds no numbers'),
+        ({'query_f': ['ab', 'cd'], 'query_label': [1, 2], 'query_cam': [1, 2]}, 'query_f holds no array of numbers'),
     ],
 )
 def test_broken_files_are_sentences(content, words, tmp_path):

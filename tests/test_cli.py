@@ -1,0 +1,79 @@
+"""Options: aliases, recipes, what was typed: python -m pytest tests/test_cli.py"""
+
+import pytest
+
+import train
+from reid import cli
+from reid.problem import Problem
+
+
+def parse(*words):
+    return cli.parse(train.options(), [str(word) for word in words])
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        path = tmp_path / 'recipe.yaml'
+        path.write_text(text, encoding='utf-8')
+        return path
+
+    return write
+
+
+def test_defaults_give_way_to_the_recipe_and_the_recipe_to_what_is_typed(recipe):
+    path = recipe('lr: 0.02\nbatchsize: 8\ncosine: true\nwa: false\nheight:\nweight_decay: 1e-3\nrun: {torch: 1}\n')
+    opts = parse('--config', path, '--batchsize', '16')
+    assert (opts.lr, opts.batchsize, opts.cosine, opts.wa, opts.height) == (0.02, 16, True, False, None)
+    assert opts.weight_decay == 0.001  # YAML reads 1e-3 as text
+    assert opts.total_epoch == 60
+    assert opts.given == {'config', 'batchsize'}
+
+
+def test_the_options_of_a_run_are_a_recipe(tmp_path):
+    import utils
+
+    (tmp_path / 'x.yaml').write_text('wa: true\n')
+    words = '--lr 0.3 --name a --train_all --head pcb --linear_num 0'.split()
+    before = parse('--config', tmp_path / 'x.yaml', *words)
+    before.nclasses = 7
+    utils.save_opts(before, tmp_path)
+    after = parse('--config', tmp_path / 'opts.yaml', '--name', 'b')
+    ignored = ('given', 'nclasses', 'config', 'name')
+    assert {k: v for k, v in vars(after).items() if k not in ignored} == {
+        k: v for k, v in vars(before).items() if k not in ignored
+    }
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('learning_rate: 1', 'there is no option learning_rate'),
+        ('batch_size: 1', 'did you mean batchsize?'),
+        ('cosine: 3', 'true or false is expected'),
+        ('- lr', 'lines such as'),
+        ('a: [', 'cannot be read'),
+        ('!!python/object/apply:os.getcwd []', 'cannot be read'),
+    ],
+)
+def test_what_a_recipe_gets_wrong_is_a_sentence(recipe, text, words):
+    with pytest.raises(Problem) as error:
+        parse('--config', recipe(text))
+    assert words in str(error.value)
+
+
+def test_a_recipe_that_is_not_there_is_a_sentence():
+    with pytest.raises(Problem, match='there is no such file'):
+        parse('--config', 'nowhere.yaml')
+
+
+@pytest.mark.parametrize('text', ['lr: fast', 'head: tail', 'batchsize: 0', 'stride: [1, 2]'])
+def test_a_bad_value_is_an_error_as_on_the_command_line(recipe, text, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse('--config', recipe(text))
+    assert end.value.code == 2
+    assert f'--{text.split(":")[0]}' in capsys.readouterr().err
+
+
+def test_aliases():
+    assert cli.expand(['--PCB', '--batch=8', '--lr', '1']) == ['--head', 'pcb', '--batchsize=8', '--lr', '1']
