@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import model as networks
 import utils
-from reid import cli, data, features, optim, plots, ranking, results
+from reid import cli, data, features, losses, optim, plots, ranking, results, samplers
 from reid.datasets import split_queries
 from reid.files import replacing
 from reid.problem import Problem
@@ -51,6 +51,25 @@ def options():
         '--seed', type=int, help='the same number gives the same figures again on a CPU (default: drawn)'
     )
 
+    group = parser.add_argument_group('losses')
+    group.add_argument(
+        '--loss',
+        nargs='+',
+        default=[],
+        metavar='NAME[:WEIGHT]',
+        help=f'added to cross entropy, on the feature (triplet, circle: with --pk): {", ".join(losses.LOSSES)}',
+    )
+    group.add_argument('--ce', default=1.0, type=utils.rate, help='weight of cross entropy (default 1; 0: without it)')
+    group.add_argument(
+        '--pk',
+        nargs=2,
+        type=utils.positive,
+        metavar=('P', 'K'),
+        help='batches of P identities with K pictures each, which losses that compare pictures need: 16 4 is usual',
+    )
+    group.add_argument('--pk_cameras', action='store_true', help='--pk with pictures from as many cameras as possible')
+    group.add_argument('--label_smooth', default=0.0, type=utils.fraction, help='0 (default); 0.1 is usual')
+
     group = parser.add_argument_group('optimisation')
     group.add_argument('--batchsize', default=32, type=utils.positive, help='default 32; with 8, take --lr 0.02')
     group.add_argument('--lr', default=0.05, type=utils.rate, help='of the head (default 0.05 for a batch of 32)')
@@ -61,7 +80,6 @@ def options():
     group.add_argument('--total_epoch', default=60, type=utils.whole, help='default 60; 0 saves the untrained network')
     group.add_argument('--warm_epoch', default=0, type=utils.whole, help='epochs in which lr rises; 5 is usual')
     group.add_argument('--cosine', action='store_true', help='let lr fall along a cosine, not in one step at 2/3')
-    group.add_argument('--label_smooth', default=0.0, type=utils.fraction, help='0 (default); 0.1 is usual')
     group.add_argument('--wa', action='store_true', help='also average the weights of the last fifth of the epochs')
 
     utils.network_options(parser)
@@ -79,6 +97,7 @@ def main(opts):
     folder = utils.run_folder(opts.name)
     state = resume(folder, opts) if opts.resume else begin(folder, opts)
     networks.complete(opts)
+    chosen = what_to_learn(opts)
     device = utils.device(opts.gpu_ids)
     if opts.seed is None:
         opts.seed = int(torch.initial_seed() % 2**31)
@@ -92,10 +111,14 @@ def main(opts):
     shift = opts.head != 'pcb'  # its stripes should stay where they are
     augment = data.train_transform(opts.height, opts.width, opts.erasing_p, opts.color_jitter, shift)
     plain = data.test_transform(opts.height, opts.width)
-    batches = {}
+    batches, sampler = {}, None
+    if opts.pk:
+        cams = train.cams if opts.pk_cameras else None
+        sampler = samplers.PK([label[name] for name in train.ids], *opts.pk, seed=opts.seed, cams=cams)
     for phase, people, transform in (('train', train, augment), ('val', val, plain)):
         pictures = data.Pictures(people.paths, [label[name] for name in people.ids], transform)
-        batches[phase] = data.loader(pictures, opts.batchsize, device, opts.num_workers, train=phase == 'train')
+        order = {'train': True, 'sampler': sampler} if phase == 'train' else {}
+        batches[phase] = data.loader(pictures, opts.batchsize, device, opts.num_workers, **order)
     print(f'{root}: {len(train.paths)} pictures of {len(names)} identities to train, {len(val.paths)} in val')
     if min(opts.batchsize, len(train.paths)) < 2:
         raise Problem('BatchNorm needs two pictures at a time: --batchsize 2 or more, and two pictures to train on')
@@ -111,16 +134,17 @@ def main(opts):
 
     # 4. loss, optimiser, precision
     criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
-    optimizer = optim.sgd(model, opts.lr, opts.backbone_lr, opts.weight_decay)
+    also = losses.Sum(chosen, len(names), sum(head.width for head in model.heads())).to(device)
+    optimizer = optim.sgd(model, opts.lr, opts.backbone_lr, opts.weight_decay, also.parameters())
     steps = len(batches['train'])
     schedule = optim.schedule(optimizer, opts.lr, opts.total_epoch, steps, opts.warm_epoch, opts.cosine)
     cast, scaling = utils.precision(opts, device)
     scaler = torch.amp.GradScaler(device.type, enabled=scaling)  # keeps small gradients of --fp16 from vanishing
 
-    parts = {'model': model, 'optimizer': optimizer, 'schedule': schedule, 'scaler': scaler}
+    parts = {'model': model, 'losses': also, 'optimizer': optimizer, 'schedule': schedule, 'scaler': scaler}
     parts |= {'average': average} if average else {}
     for name, part in parts.items() if state else ():
-        part.load_state_dict(state[name])
+        part.load_state_dict(state.get(name, {}))  # older runs know of no losses
     log = state['log'] if state else []
 
     def learn(loss):
@@ -141,9 +165,12 @@ def main(opts):
         for epoch in range(done + 1, opts.total_epoch + 1):
             utils.seed(opts.seed + epoch)  # each epoch draws from its own seed, so a resumed run draws the same
             began, row = time.time(), {'epoch': epoch, 'lr': optimizer.param_groups[-1]['lr']}
+            if sampler:
+                sampler.set_epoch(epoch)
             for phase, update in phases.items():
                 title = f'epoch {epoch}/{opts.total_epoch} {phase}'
-                loss, error = go_through(batches[phase], model, criterion, device, cast, update, title)
+                added = also if phase == 'train' else None  # in val there may be one picture of each
+                loss, error = go_through(batches[phase], model, criterion, opts.ce, added, device, cast, update, title)
                 row |= {f'{phase}_loss': loss, f'{phase}_top1err': error}
             if not math.isfinite(row['train_loss']):
                 raise Problem(
@@ -177,7 +204,22 @@ def main(opts):
     print(f'next: python test.py --name {opts.name} --test_dir {cli.quote(opts.data_dir)}')
 
 
-def go_through(batches, model, criterion, device, cast, learn, title):
+def what_to_learn(opts):
+    """The losses that are added, [(name, weight)], and the size of a batch, which --pk decides."""
+    chosen = losses.parse(opts.loss)
+    if opts.pk:
+        p, k = opts.pk
+        if 'batchsize' in opts.given and opts.batchsize != p * k:
+            raise Problem(f'--batchsize {opts.batchsize} contradicts --pk {p} {k}, which makes batches of {p * k}')
+        opts.batchsize = p * k
+    elif alone := [name for name, _ in chosen if name in losses.PAIRS]:
+        print(f'--loss {" ".join(alone)} compares pictures of one person, of which a batch has few: add --pk 8 4')
+    if opts.ce == 0 and not any(weight for _, weight in chosen):
+        raise Problem('--ce 0 leaves nothing to learn: name a --loss')
+    return chosen
+
+
+def go_through(batches, model, criterion, ce, also, device, cast, learn, title):
     """All batches once: the mean loss and the share of wrong answers. Where there is a `learn`, it is called with
     each loss to update the weights; else the network is only looked at."""
     model.train(learn is not None)
@@ -186,9 +228,12 @@ def go_through(batches, model, criterion, device, cast, learn, title):
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)  # (B, 3, H, W), (B,)
         with torch.set_grad_enabled(learn is not None):
             with cast:  # half precision, if asked for, but never in the loss
-                logits, _ = model(x)  # a list of (B, C): one, or six of PCB
+                logits, feature = model(x)  # a list of (B, C): one, or six of PCB; (B, D)
             logits = [z.float() for z in logits]
-            loss = sum(criterion(z, y) for z in logits)
+            loss = ce * sum(criterion(z, y) for z in logits)
+            if also:
+                added, _ = also(feature, y)  # --loss
+                loss = loss + added
         if learn:
             learn(loss)
         with torch.no_grad():

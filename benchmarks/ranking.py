@@ -353,10 +353,13 @@ def plot(machine):
     if not rows:
         raise Problem(f'{TABLE} holds nothing of this machine at 512 numbers: measure first')
     path = TABLE.with_suffix('.png')
-    lines = {}
-    for row in rows:
-        lines.setdefault(row['job'], []).append((int(row['gallery']), float(row['seconds'])))
-    plots.costs(lines, machine, path)
+    thousand, whole = '1,000 queries', 're-ranking, all of it'
+    panels = {thousand: {}, whole: {}}
+    for row in sorted(rows, key=lambda row: list(JOBS).index(row['job'])):
+        heading = whole if row['job'].startswith('rerank') or row['job'] == 'product of all' else thousand
+        seconds = float(row['seconds']) * (1000 / int(row['queries']) if heading == thousand else 1)
+        panels[heading].setdefault(row['job'], []).append((int(row['gallery']), seconds))
+    plots.costs({heading: lines for heading, lines in panels.items() if lines}, machine, path)
     return path
 
 

@@ -17,6 +17,8 @@ ALIASES = {
     '--PCB': '--head pcb',
     '--use_dense': '--backbone densenet121',
 }
+# The same for its losses, of which several may be named: --triplet --circle is --loss triplet circle.
+LOSSES = [f'--{name}' for name in 'triplet circle contrast lifted sphere arcface cosface instance instance_id'.split()]
 
 
 def start(main, options, argv=None):
@@ -71,7 +73,7 @@ def recipe(parser, path):
     known = {name: action for name, action in known.items() if name not in ('help', 'config')}
     words = []
     for name, value in content.items():
-        if name == 'run' or value is None:  # what opts.yaml says of a run besides; an option that was left open
+        if name == 'run' or value is None or value == []:  # what opts.yaml says besides; options that were left open
             continue
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
@@ -89,10 +91,12 @@ def recipe(parser, path):
 
 def expand(words):
     """Replace aliases by what they stand for: ['--PCB', '--batch=8'] -> ['--head', 'pcb', '--batchsize=8']."""
-    out = []
+    out, losses = [], [word[2:] for word in words if word in LOSSES]
     for word in words:
         flag, equals, value = word.partition('=')
-        if flag in ALIASES:
+        if word in LOSSES:
+            out += ['--loss', *losses]  # as often as there are such flags: all of them say the same
+        elif flag in ALIASES:
             new = ALIASES[flag].split()
             out += [*new[:-1], new[-1] + equals + value]
         else:

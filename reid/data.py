@@ -129,13 +129,13 @@ def test_transform(height, width):
 test_transform.__test__ = False  # no test, whatever its name says to pytest
 
 
-def loader(pictures, batchsize, device, workers, train=False):
-    """Batches in order, or for training shuffled and without an incomplete last one (BatchNorm wants more than one)."""
+def loader(pictures, batchsize, device, workers, train=False, sampler=None):
+    """Batches in order, or for training shuffled and without an incomplete last one (BatchNorm wants more than one), or
+    those that a sampler makes up (reid.samplers)."""
+    order = {'batch_size': batchsize, 'shuffle': train, 'drop_last': train and len(pictures) >= batchsize}
     return DataLoader(
         pictures,
-        batchsize,
-        shuffle=train,
-        drop_last=train and len(pictures) >= batchsize,
+        **({'batch_sampler': sampler} if sampler else order),
         num_workers=min(workers, len(pictures)),
         pin_memory=device.type == 'cuda',
     )

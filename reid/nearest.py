@@ -125,7 +125,7 @@ class OnCPU:
         scores = self.scores[: shape[0] * shape[1]].view(shape)
         torch.mm(query, self.gallery[: shape[1]].T, out=scores)
         off, share = off + lost * (self.length + self.lost) + self.sizes[0] * self.lost, 1 / 255
-        shift = block.astype(np.float64) @ self.middle.double().numpy()
+        shift = (torch.from_numpy(block).double() @ self.middle.double()).numpy()
         keys = scores.view(torch.int16).numpy()
         return keys, shift, lambda score: 1.01 * (off + share * np.nan_to_num(np.abs(score), posinf=0))
 

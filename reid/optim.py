@@ -6,9 +6,10 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def sgd(model, lr, backbone_lr=0.1, weight_decay=5e-4):
-    """SGD with Nesterov momentum: the new heads at lr, everything that was pretrained at lr * backbone_lr."""
-    heads = [p for head in model.heads() for p in head.parameters()]
+def sgd(model, lr, backbone_lr=0.1, weight_decay=5e-4, also=()):
+    """SGD with Nesterov momentum: the new heads and `also`, the weights of losses, at lr; everything that was
+    pretrained at lr * backbone_lr."""
+    heads = [p for head in model.heads() for p in head.parameters()] + list(also)
     new = {id(p) for p in heads}
     backbone = [p for p in model.parameters() if id(p) not in new]
     groups = [{'params': backbone, 'lr': lr * backbone_lr}, {'params': heads, 'lr': lr}]

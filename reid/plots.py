@@ -82,21 +82,19 @@ def report(ranks, same, different, path):
     save(figure, path)
 
 
-def costs(lines, title, path):
-    """What each job takes as the gallery grows: {job: [(gallery, seconds)]}, both axes logarithmic."""
-    figure = new_figure(figsize=(8, 5), layout='constrained')
-    axis = figure.subplots()
-    colours = [RIGHT, WRONG, QUERY, '#b8860b', '#7b3294', '#008080', '#c51b7d', FAINT, INK]
-    for (job, points), colour in zip(lines.items(), colours, strict=False):
-        sizes, seconds = zip(*sorted(points), strict=True)
-        bare = job.startswith('product')
-        axis.plot(sizes, seconds, color=colour, marker='o', ms=4, ls='--' if bare else '-', label=job)
-        axis.annotate(job, (sizes[-1], seconds[-1]), (6, 0), textcoords='offset points', va='center', color=colour)
-    axis.set(xscale='log', yscale='log', xlabel='gallery images', ylabel='seconds')
-    axis.set_title(title, fontsize=8, color=FAINT)
-    axis.margins(x=0.25)
-    axis.spines[['top', 'right']].set_visible(False)
-    axis.grid(alpha=0.25)
+def costs(panels, title, path):
+    """What jobs take as the gallery grows, side by side: {heading: {job: [(gallery, seconds)]}}, in powers of ten."""
+    figure = new_figure(figsize=(12, 4.6), layout='constrained')
+    figure.suptitle(title, fontsize=8, color=FAINT)
+    colours = [INK, RIGHT, WRONG, QUERY, '#b8860b', '#7b3294']
+    for axis, (heading, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for (job, points), colour in zip(lines.items(), colours, strict=False):
+            sizes, seconds = zip(*sorted(points), strict=True)
+            axis.plot(sizes, seconds, color=colour, marker='o', ms=4, ls='--' if 'product' in job else '-', label=job)
+        axis.set(title=heading, xscale='log', yscale='log', xlabel='gallery images', ylabel='seconds')
+        axis.legend(frameon=False)
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.grid(alpha=0.25)
     save(figure, path)
 
 

@@ -193,8 +193,9 @@ def halve(f, out, middle=None):
     """Write float32 (N, D), less a row `middle`, into a tensor of bfloat16. -> the length of the longest row of those,
     and of the most that one has lost."""
     f, longest_, lost = torch.from_numpy(f), 0.0, 0.0
-    for start in range(0, len(f), 1024):  # what stays in the cache
-        rows, halves = f[start : start + 1024], out[start : start + 1024]
+    step = max(1, 2**18 // f.shape[1])  # what stays in the cache
+    for start in range(0, len(f), step):
+        rows, halves = f[start : start + step], out[start : start + step]
         rows = rows if middle is None else rows - middle
         halves.copy_(rows)
         longest_ = max(longest_, float(torch.linalg.vector_norm(rows, dim=1).max()))

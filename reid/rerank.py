@@ -16,7 +16,7 @@ from reid import product
 from reid.nearest import nearest
 from reid.problem import Problem
 
-PAIRS = 2**21  # of shared entries at a time
+PAIRS = 2**19  # of shared entries at a time
 
 # What the weights and the final mix start from: c cosine -> distance. Both are then divided by each image's largest.
 DISTANCES = {

@@ -75,5 +75,10 @@ def test_a_bad_value_is_an_error_as_on_the_command_line(recipe, text, capsys):
     assert f'--{text.split(":")[0]}' in capsys.readouterr().err
 
 
+def test_the_losses_of_the_baseline():
+    assert parse('--triplet', '--lr', '1', '--circle').loss == ['triplet', 'circle']
+    assert parse().loss == []
+
+
 def test_aliases():
     assert cli.expand(['--PCB', '--batch=8', '--lr', '1']) == ['--head', 'pcb', '--batchsize=8', '--lr', '1']

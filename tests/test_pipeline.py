@@ -75,7 +75,7 @@ def test_evaluation_says_the_same_again(place, card):
     """test.py and evaluate_gpu.py print the same figures; without a name the run last tested is taken, and named."""
     metrics = json.loads((place / 'model' / 'a' / 'metrics.json').read_text())
     assert KEYS | {'multi'} == set(metrics)
-    assert set(metrics['multi']) == KEYS
+    assert set(metrics['multi']) == {*KEYS, 'by'}
     done = card('evaluate_gpu.py', cwd=place)
     assert done.stdout.startswith('a: the run last tested\n')
     assert f'Rank@1:{metrics["rank1"]:.6f}' in done.stdout
@@ -178,6 +178,78 @@ def test_a_run_killed_while_it_saves_an_epoch_does_that_epoch_again(place, monke
     cli.start(train.main, train.options, ['--name', 'k', '--resume'])
     assert same(state(place / 'model/a/net_last.pth'), state(place / 'model/k/net_last.pth'))
     assert len(log(place / 'model/k')) == 2
+
+
+LOSSES = '--loss triplet:0.5 center:0.1 arcface --ce 0.5 --pk 3 2 --pk_cameras'.split()
+
+
+def test_losses_and_their_batches_and_a_resumed_run_of_them(place, monkeypatch, capsys):
+    """Weights of losses learn, and are gone on with: stopped after an epoch and resumed, a run ends with the same."""
+    import train
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    small = [word for word in SMALL if word not in ('--batchsize', '8')]
+    words = ['--data_dir', 'data/toy', '--train_all', '--total_epoch', '2', *small, *LOSSES]
+    cli.start(train.main, train.options, ['--name', 'm', *words])
+    assert yaml.safe_load((place / 'model/m/opts.yaml').read_text())['batchsize'] == 6
+    assert not same(state(place / 'model/m/net_last.pth'), state(place / 'model/a/net_last.pth'))
+
+    keep = train.keep
+
+    def stop_after_the_first(folder, epoch, *more):
+        keep(folder, epoch, *more)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(train, 'keep', stop_after_the_first)
+        cli.start(train.main, train.options, ['--name', 'n', *words])
+    middle = state(place / 'model/n/resume.pth')['losses']
+    cli.start(train.main, train.options, ['--name', 'n', '--resume'])
+    assert same(state(place / 'model/m/net_last.pth'), state(place / 'model/n/net_last.pth'))
+    end = [state(place / f'model/{name}/resume.pth')['losses'] for name in 'mn']
+    assert set(end[0]) == {'losses.center.compute.centers', 'losses.arcface.compute.W'}
+    assert same(*end)
+    assert not any(torch.equal(middle[name], end[0][name]) for name in middle)
+
+
+@pytest.mark.parametrize(
+    ('words', 'sentence'),
+    [
+        ('--loss tripet', 'Did you mean triplet?'),
+        ('--loss circle circle:2', 'is there already'),
+        ('--loss circle:-1', 'expected a weight'),
+        ('--ce 0', 'leaves nothing to learn'),
+        ('--pk 4 4', '--batchsize 8 contradicts --pk 4 4'),
+        ('--pk 7 2 --batchsize 14', 'found 6 in all'),
+        ('--pk 2 9 --batchsize 18', 'K is larger than any identity has'),
+    ],
+)
+def test_wrong_losses_and_batches_are_one_sentence(place, words, sentence, monkeypatch, capsys):
+    import train
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    with pytest.raises(SystemExit) as end:
+        cli.start(
+            train.main,
+            train.options,
+            ['--name', 'w', '--data_dir', 'data/toy', '--train_all', *SMALL, *words.split()],
+        )
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (place / 'model/w').exists()
+
+
+def test_pair_losses_without_pairs_are_pointed_out(place, monkeypatch, capsys):
+    import train
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    words = ['--name', 'circle', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '1', *SMALL, '--circle']
+    cli.start(train.main, train.options, words)
+    assert 'add --pk 8 4' in capsys.readouterr().out
 
 
 def test_a_set_without_val_is_trained_without_it(place, card, tmp_path):
