@@ -48,9 +48,12 @@ def rerank(query_f, gallery_f, k1=20, k2=6, lambda_value=0.3, distance='squared'
     with tqdm(total=Q, desc='re-ranking', unit='query', disable=None) as bar:
         for start, c in product.similarities(f[:Q], f[Q:], device):  # (b, G)
             rows = slice(start, start + len(c))
-            least = shared(entries, columns, rows, len(gallery_f))
-            jaccard = 1 - least / (2 - least)  # 1 - sum min / sum max, for rows of V sum to 1
-            yield start, -((1 - lambda_value) * jaccard + lambda_value * of(c) / largest[rows, None])
+            overlap = shared(entries, columns, rows, len(gallery_f))
+            overlap /= 2 - overlap  # sum min / sum max: rows of V sum to 1
+            distance = of(c)
+            distance *= lambda_value / largest[rows, None]
+            distance += (1 - lambda_value) * (1 - overlap)  # the Jaccard distance
+            yield start, distance.neg_()
             bar.update(len(c))
 
 

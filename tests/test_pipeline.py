@@ -79,7 +79,7 @@ def test_evaluation_says_the_same_again(place, card):
     done = card('evaluate_gpu.py', cwd=place)
     assert done.stdout.startswith('a: the run last tested\n')
     assert f'Rank@1:{metrics["rank1"]:.6f}' in done.stdout
-    assert f'multi Rank@1:{metrics["multi"]["rank1"]:.6f}' in done.stdout
+    assert f'multi (mean) Rank@1:{metrics["multi"]["rank1"]:.6f}' in done.stdout
     assert json.loads((place / 'model' / 'a' / 'metrics.json').read_text()) == metrics
     done = card('evaluate_rerank.py', '--k1', 6, '--k2', 3, '--lamb', 0.5, cwd=place)
     assert 're-ranked Rank@1:' in done.stdout
