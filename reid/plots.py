@@ -92,6 +92,7 @@ def costs(panels, title, path):
             sizes, seconds = zip(*sorted(points), strict=True)
             axis.plot(sizes, seconds, color=colour, marker='o', ms=4, ls='--' if 'product' in job else '-', label=job)
         axis.set(title=heading, xscale='log', yscale='log', xlabel='gallery images', ylabel='seconds')
+        axis.xaxis.set_minor_formatter('')  # a range of little more than ten would be labelled all over
         axis.legend(frameon=False)
         axis.spines[['top', 'right']].set_visible(False)
         axis.grid(alpha=0.25)
