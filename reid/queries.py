@@ -6,7 +6,7 @@ from reid import product
 from reid.nearest import nearest
 from reid.problem import Problem
 
-STEP = 16  # queries at a time
+STEP = 64  # queries at a time
 
 
 def members(query, pool):
@@ -29,8 +29,9 @@ def mean_of(query, pool):
 def best_of(query, pool, gallery, device='cpu'):
     """Multi-query, the other way: blocks of exact scores (start, (b, G)), each the best of any of those features."""
     found = members(query, pool)
-    for start in range(0, len(found), STEP):
-        own = [own_of(i, rows, query, pool) for i, rows in enumerate(found[start : start + STEP], start)]
+    step = max(1, min(STEP, product.SCORES // len(gallery.f)))
+    for start in range(0, len(found), step):
+        own = [own_of(i, rows, query, pool) for i, rows in enumerate(found[start : start + step], start)]
         row = np.repeat(np.arange(len(own)), [len(f) for f in own])
         scores = np.full((len(own), len(gallery.f)), -np.inf)
         for at, block in product.exact_scores(np.concatenate(own), gallery.f, device):
