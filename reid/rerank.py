@@ -44,16 +44,18 @@ def rerank(query_f, gallery_f, k1=20, k2=6, lambda_value=0.3, distance='squared'
     # From here on only shared entries count: those of a query, and for each entry the gallery images that have it.
     Q = len(query_f)
     entries, columns = Sparse(V[:Q], device), Sparse(V[Q:].tocsc(), device)
+    del V
     largest = torch.from_numpy(largest.astype(np.float32)).to(device)
     with tqdm(total=Q, desc='re-ranking', unit='query', disable=None) as bar:
         for start, c in product.similarities(f[:Q], f[Q:], device):  # (b, G)
             rows = slice(start, start + len(c))
             overlap = shared(entries, columns, rows, len(gallery_f))
             overlap /= 2 - overlap  # sum min / sum max: rows of V sum to 1
-            distance = of(c)
-            distance *= lambda_value / largest[rows, None]
-            distance += (1 - lambda_value) * (1 - overlap)  # the Jaccard distance
+            jaccard = overlap.neg_().add_(1)
+            distance = of(c).mul_(lambda_value / largest[rows, None]).add_(jaccard, alpha=1 - lambda_value)
+            del overlap, jaccard  # blocks are large: no two of them longer than needed
             yield start, distance.neg_()
+            del distance
             bar.update(len(c))
 
 
