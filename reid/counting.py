@@ -24,7 +24,7 @@ Bars = namedtuple('Bars', 'scores columns starts')
 
 def above(query, gallery, bars, mine, sizes, grids, device):
     """How many images of the gallery, of its slice `mine`, stand above each bar; false detections do not count."""
-    count = above_exactly if torch.device(device).type == 'cuda' else above_quickly
+    count = above_exactly if product.is_cuda(device) else above_quickly
     total = np.zeros(len(bars.scores), np.int64)
     with product.full_float32():
         for numbers, tile in tiles(gallery, mine):
@@ -133,7 +133,7 @@ def above_exactly(query_f, tile, numbers, bars, sizes, grids, device):
 
 def above_in(block, bars, start):
     """How many of the scores (b, G) of queries start to start + b stand above each of their bars."""
-    if block.device.type == 'cuda':
+    if product.is_cuda(block.device):
         scores, own, real = padded(bars, start, len(block), block.device)
         numbers = torch.arange(block.shape[1], device=block.device)
         return places_at_once(block, scores.to(block.dtype), own, numbers)[real]

@@ -28,7 +28,7 @@ def nearest(query_f, gallery_f, k, device='cpu', furthest=False, title=None):
     sizes = product.longest(query_f, 'query'), product.longest(gallery_f, 'gallery')
     rows = max(1, min(TILE // gallery_f.shape[1], ROWS, len(gallery_f)))
     middle = np.mean(gallery_f[:: max(1, len(gallery_f) // 1024)], axis=0, dtype=np.float32)  # roughly
-    search = (OnGPU if torch.device(device).type == 'cuda' else OnCPU)(k, sizes, rows, middle, device)
+    search = (OnGPU if product.is_cuda(device) else OnCPU)(k, sizes, rows, middle, device)
     image, score = np.full((len(query_f), k), -1), np.full((len(query_f), k), -np.inf)
     lowest = np.full(len(query_f), np.inf)
     total = len(query_f) * len(gallery_f)

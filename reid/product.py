@@ -26,6 +26,12 @@ SCORES = 2**23  # numbers of a block of scores: 32 MB in float32
 PIECE = 4096  # gallery rows at a time: scores that are still in the cache when they are copied
 
 
+def is_cuda(device):
+    """Only these GPUs are ranked on; for any other device the CPU does it. Apple's know no float64, in which scores are
+    compared."""
+    return torch.device(device).type == 'cuda'
+
+
 def longest(f, what):
     """The length of the longest feature. One that no ranking can use is a sentence."""
     return max((float(length.max()) for _, length in lengths(f, what)), default=0.0)
@@ -92,7 +98,7 @@ def exactly(block, tile, grids):
 def dense_scores(block, tile, grids, device='cpu'):
     """All exact scores (b, t) of a block that is whole."""
     scores = np.empty((len(block), len(tile)))
-    on_gpu = torch.device(device).type == 'cuda'
+    on_gpu = is_cuda(device)
     block = torch.from_numpy(block).to(device) if on_gpu else block
     for start in range(0, len(tile), PIECE):
         piece = whole(tile[start : start + PIECE], grids[1])
@@ -102,9 +108,8 @@ def dense_scores(block, tile, grids, device='cpu'):
     return scores
 
 
-def exact_scores(query_f, gallery_f, device='cpu'):
+def exact_scores(query_f, gallery_f, grids, device='cpu'):
     """Blocks of exact scores of all pairs, (start, (b, G) float64), made on the device and handed over on the CPU."""
-    grids = grid(longest(query_f, 'query')), grid(longest(gallery_f, 'gallery'))
     rows = max(1, min(BLOCK, SCORES // len(gallery_f)))
     for start in range(0, len(query_f), rows):
         yield start, dense_scores(whole(query_f[start : start + rows], grids[0]), gallery_f, grids, device)
@@ -221,10 +226,9 @@ def error(dim):
 
 
 def similarities(query_f, gallery_f, device='cpu'):
-    """Blocks of quick scores, (start, (b, G) float32), each good until the next. On the device if that is a CUDA GPU,
-    else on the CPU: Apple's GPUs know no float64, in which scores are compared."""
+    """Blocks of quick scores, (start, (b, G) float32 on the device), each good until the next."""
     rows = max(1, min(BLOCK, SCORES // len(gallery_f)))
-    on_gpu = torch.device(device).type == 'cuda'
+    on_gpu = is_cuda(device)
     gallery = torch.from_numpy(gallery_f).to(device).T if on_gpu else quick(gallery_f, rows)
     for start in range(0, len(query_f), rows):
         block = query_f[start : start + rows]
@@ -233,7 +237,7 @@ def similarities(query_f, gallery_f, device='cpu'):
 
 def pair_scores(f, starts, others, device='cpu'):
     """Quick scores of row i with each of the rows others[starts[i] : starts[i + 1]], one after the other."""
-    if torch.device(device).type == 'cuda':
+    if is_cuda(device):
         on_gpu = torch.from_numpy(f).to(device)
         rows = torch.from_numpy(np.repeat(np.arange(len(f)), np.diff(starts))).to(device)
         others = torch.from_numpy(others.astype(np.int64)).to(device)

@@ -30,11 +30,13 @@ def best_of(query, pool, gallery, device='cpu'):
     """Multi-query, the other way: blocks of exact scores (start, (b, G)), each the best of any of those features."""
     found = members(query, pool)
     step = max(1, min(STEP, product.SCORES // len(gallery.f)))
+    size = max(product.longest(query.f, 'query'), product.longest(pool.f, 'multi-query'))
+    grids = product.grid(size), product.grid(product.longest(gallery.f, 'gallery'))
     for start in range(0, len(found), step):
         own = [own_of(i, rows, query, pool) for i, rows in enumerate(found[start : start + step], start)]
         row = np.repeat(np.arange(len(own)), [len(f) for f in own])
         scores = np.full((len(own), len(gallery.f)), -np.inf)
-        for at, block in product.exact_scores(np.concatenate(own), gallery.f, device):
+        for at, block in product.exact_scores(np.concatenate(own), gallery.f, grids, device):
             here = row[at : at + len(block)]
             begin = np.flatnonzero(np.diff(here, prepend=-1))
             best = np.maximum.reduceat(block, begin, axis=0)

@@ -107,8 +107,9 @@ def verification(query, gallery, device):
     pairs = ranking.pairs_of(query, gallery)
     false = np.flatnonzero(gallery.ids == -1)
     mine = processes.share(len(query.f))
+    grids = product.grid(product.longest(query.f, 'query')), product.grid(product.longest(gallery.f, 'gallery'))
     same, every = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
-    for start, scores in product.exact_scores(query.f[mine], gallery.f, device):
+    for start, scores in product.exact_scores(query.f[mine], gallery.f, grids, device):
         own = slice(pairs.starts[mine.start + start], pairs.starts[mine.start + start + len(scores)])
         at = pairs.rows[own] - mine.start - start, pairs.columns[own]
         same += histogram(scores[at][pairs.good[own]])

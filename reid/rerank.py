@@ -30,7 +30,7 @@ def rerank(query_f, gallery_f, k1=20, k2=6, lambda_value=0.3, distance='squared'
     if max(k1, k2) > len(gallery_f):
         name, k = ('k1', k1) if k1 >= k2 else ('k2', k2)
         raise Problem(f'--{name} {k}: the gallery holds only {len(gallery_f)} images, and that many neighbours at most')
-    device = device if torch.device(device).type == 'cuda' else 'cpu'
+    device = device if product.is_cuda(device) else 'cpu'
     f = np.concatenate([query_f, gallery_f]).astype(np.float32, copy=False)
     of = DISTANCES[distance]
     neighbours, _, lowest = nearest(f, f, max(k1 + 1, k2), device, furthest=True, title='neighbours')
