@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import utils
-from reid import cli, data, features, heatmap, plots, ranking, results
+from reid import cli, data, features, heatmap, plots, ranking, results, settings
 from reid.problem import Problem
 
 
@@ -27,7 +27,7 @@ def options():
     parser.add_argument('--all', action='store_true', help='all queries, to rankings/<index>.png in the run folder')
     parser.add_argument('--image', help='a picture of your own as the query')
     parser.add_argument('--heatmap', action='store_true', help='a row of heat maps: what made each picture look alike')
-    parser.add_argument('--topk', default=10, type=utils.positive, help='how many hits to show (default 10)')
+    parser.add_argument('--topk', default=10, type=settings.positive, help='how many hits to show (default 10)')
     parser.add_argument('--test_dir', '--data_dir', help='the prepared tree, if it has moved since the test')
     parser.add_argument('--no_show', action='store_true', help='do not open the picture')
     utils.result_options(parser)

@@ -8,7 +8,7 @@ Run:     python evaluate_gpu.py --name ft_ResNet50
 import time
 
 import utils
-from reid import cli, plots, processes, queries, ranking, report, results
+from reid import cli, plots, processes, queries, ranking, report, results, settings
 from reid.problem import Problem
 
 
@@ -22,15 +22,15 @@ def options():
         help='after test.py --multi: rank by the mean of the features of a query (default), or by the best of them',
     )
     parser.add_argument(
-        '--aqe', default=0, type=utils.whole, help='expand queries by their N nearest gallery images (0: no; try 5)'
+        '--aqe', default=0, type=settings.whole, help='expand queries by their N nearest gallery images (0: no; try 5)'
     )
     parser.add_argument(
-        '--dba', default=0, type=utils.whole, help='expand gallery images by their N nearest others (0: no; try 5)'
+        '--dba', default=0, type=settings.whole, help='expand gallery images by their N nearest others (0: no; try 5)'
     )
     parser.add_argument(
         '--alpha',
         default=3.0,
-        type=utils.rate,
+        type=settings.rate,
         help='weigh what --aqe and --dba add by its score to this power (default 3; 0: all alike)',
     )
     parser.add_argument(

@@ -8,20 +8,20 @@ Run:     python evaluate_rerank.py --name ft_ResNet50
 import time
 
 import utils
-from reid import cli, processes, ranking, rerank, results
+from reid import cli, processes, ranking, rerank, results, settings
 
 
 def options():
     parser = cli.parser(__doc__)
     utils.result_options(parser)
     parser.add_argument(
-        '--k1', default=20, type=utils.positive, help='neighbours that must name each other (default 20)'
+        '--k1', default=20, type=settings.positive, help='neighbours that must name each other (default 20)'
     )
-    parser.add_argument('--k2', default=6, type=utils.positive, help='neighbours to average over (default 6; 1: none)')
+    parser.add_argument('--k2', default=6, type=settings.positive, help='neighbours to average over (default 6; 1: none)')
     parser.add_argument(
         '--lambda_value',
         default=0.3,
-        type=utils.fraction,
+        type=settings.fraction,
         help="the original distance's share in the final one (default 0.3; 1: no re-ranking)",
     )
     parser.add_argument(

@@ -1,6 +1,6 @@
 """The networks: a backbone, a pooling, a head.
 
-    net = build(opts)            opts: backbone, head, stride, droprate, linear_num, nclasses
+    net = build(opts)            opts: backbone, pool, head, stride, droprate, linear_num, ..., nclasses
     logits, feature = net(x)     for training: a list of (B, C) scores, one an element of the head, and (B, D)
     f = net.embed(x)             for all else: (B, D), one raw forward pass; see reid.features.describe
 
@@ -8,55 +8,32 @@ Names in the state_dict are those of the well-known PyTorch baseline (`model.*`,
 its weights load here and ours load there.
 """
 
-import re
 from collections import namedtuple
 from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision import models
 
+from reid import backbones
 from reid.problem import Problem
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 1. backbones: the torchvision network, its feature maps, and what a last stride of 1 means to it
+# 1. from feature maps to vectors: (B, C, h, w) -> (B, C, parts, 1)
 
 
-def resnet_maps(net, x):
-    x = net.maxpool(net.relu(net.bn1(net.conv1(x))))  # (B, 64, H/4, W/4)
-    return net.layer4(net.layer3(net.layer2(net.layer1(x))))  # (B, C, H/32, W/32), H/16 with stride 1
+class GeM(nn.Module):
+    """Generalised mean, (mean x^p)^(1/p) with p learned, arXiv 1711.02512: 1 is the average, infinity the maximum."""
+
+    def __init__(self, size, p=3.0):
+        super().__init__()
+        self.size, self.p = size, nn.Parameter(torch.tensor(p))
+
+    def forward(self, maps):
+        x = maps.float().clamp(min=1e-6) ** self.p  # float32: a cube soon leaves the range of half precision
+        return nn.functional.adaptive_avg_pool2d(x, self.size) ** (1 / self.p)
 
 
-def resnet_stride1(net):
-    block = net.layer4[0]
-    strided = block.conv2 if hasattr(block, 'conv3') else block.conv1  # Bottleneck strides in its 3x3, BasicBlock first
-    strided.stride = block.downsample[0].stride = (1, 1)
-
-
-def densenet_maps(net, x):
-    return net.features(x)  # (B, C, H/32, W/32). No ReLU after the last norm: the baseline pools straight after it
-
-
-def densenet_stride1(net):
-    net.features.transition3.pool.stride = 1
-
-
-Backbone = namedtuple('Backbone', 'make channels maps stride1')
-BACKBONES = {
-    'resnet18': Backbone(models.resnet18, 512, resnet_maps, resnet_stride1),
-    'resnet50': Backbone(models.resnet50, 2048, resnet_maps, resnet_stride1),
-    'densenet121': Backbone(models.densenet121, 1024, densenet_maps, densenet_stride1),
-}
-
-
-def trunk(name, stride):
-    """A backbone's entry and a network of it with random weights. Its own last layer stays, unused, for the names."""
-    backbone = BACKBONES[name]
-    net = backbone.make(weights=None)
-    if stride == 1:
-        backbone.stride1(net)
-    return backbone, net
-
+POOLS = {'avg': nn.AdaptiveAvgPool2d, 'gem': GeM}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. heads
@@ -89,33 +66,80 @@ class ClassBlock(nn.Module):
         return self.classifier(feature), feature
 
 
+class BNNeck(nn.Module):
+    """BNNeck, arXiv 1906.08332: BatchNorm alone between the pooled feature and a classifier without bias.
+
+    Distances are learnt before it and angles after it, and each is spared the other's demands. Its bias stays 0, for
+    a shift would move the origin that angles are measured from.
+    """
+
+    def __init__(self, channels, nclasses):
+        super().__init__()
+        self.add_block = nn.BatchNorm1d(channels)
+        self.add_block.bias.requires_grad_(False)
+        self.classifier = nn.Linear(channels, nclasses, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        self.width = channels
+
+    def forward(self, x):  # (B, channels)
+        feature = self.add_block(x)
+        return self.classifier(feature), feature
+
+
+class Linear(nn.Module):
+    """Nothing between the pooled feature and the classifier."""
+
+    def __init__(self, channels, nclasses):
+        super().__init__()
+        self.add_block = nn.Identity()
+        self.classifier = nn.Linear(channels, nclasses)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        nn.init.zeros_(self.classifier.bias)
+        self.width = channels
+
+    def forward(self, x):  # (B, channels)
+        return self.classifier(x), x
+
+
+Trunk = namedtuple('Trunk', 'name net channels')  # what a head is put on
+
+
 class Net(nn.Module):
-    """Backbone, global average pooling, ClassBlock: the plain baseline (`ft_net`)."""
+    """Backbone, pooling over the whole person, one head: with ClassBlock the plain baseline (`ft_net`).
+
+    `loss_feature` and `test_feature` say which feature the losses compare and a descriptor is made of: the pooled one
+    `before` the head, or what the head makes of it, `after`.
+    """
 
     parts = 1
 
-    def __init__(self, backbone, nclasses, stride=2, droprate=0.5, linear_num=512):
+    def __init__(self, trunk, pool, head, loss_feature='after', test_feature='after'):
         super().__init__()
-        self.backbone, self.model = trunk(backbone, stride)
-        self.classifier = ClassBlock(self.backbone.channels, nclasses, droprate, linear_num)
-        self.dim = self.classifier.width
+        self.backbone, self.model = trunk.name, trunk.net
+        self.avgpool = pool((1, 1))
+        self.classifier = head
+        self.loss_feature, self.test_feature = loss_feature, test_feature
+        self.width = head.width if loss_feature == 'after' else trunk.channels
+        self.dim = head.width if test_feature == 'after' else trunk.channels
 
     def maps(self, x):  # (B, 3, H, W) -> (B, channels, h, w)
-        return self.backbone.maps(self.model, x)
+        return backbones.maps(self.backbone, self.model, x)
 
     def pool(self, maps):  # (B, channels, h, w) -> (B, dim)
-        return self.classifier.add_block(maps.mean((2, 3)))
+        pooled = self.avgpool(maps).flatten(1)
+        return self.classifier.add_block(pooled) if self.test_feature == 'after' else pooled
 
     def forward(self, x):
-        logits, feature = self.classifier(self.maps(x).mean((2, 3)))
-        return [logits], feature
+        pooled = self.avgpool(self.maps(x)).flatten(1)  # (B, channels)
+        logits, feature = self.classifier(pooled)
+        return [logits], feature if self.loss_feature == 'after' else pooled
 
     def embed(self, x):
         return self.pool(self.maps(x))
 
     def heads(self):
         """The parts that are new to the task and learn at the full learning rate."""
-        return [self.classifier]
+        return [self.avgpool, self.classifier]
 
 
 class PCB(nn.Module):
@@ -123,52 +147,81 @@ class PCB(nn.Module):
 
     parts = 6
 
-    def __init__(self, backbone, nclasses, stride=1, droprate=0.5, linear_num=256):
+    def __init__(self, trunk, pool, nclasses, droprate=0.5, linear_num=256):
         super().__init__()
-        self.backbone, self.model = trunk(backbone, stride)
-        self.avgpool = nn.AdaptiveAvgPool2d((self.parts, 1))
+        self.backbone, self.model = trunk.name, trunk.net
+        self.avgpool = pool((self.parts, 1))
         self.dropout = nn.Dropout(droprate)
         for i in range(self.parts):
-            setattr(self, f'classifier{i}', ClassBlock(self.backbone.channels, nclasses, droprate, linear_num))
-        self.dim = self.backbone.channels * self.parts
+            setattr(self, f'classifier{i}', ClassBlock(trunk.channels, nclasses, droprate, linear_num))
+        self.width = self.classifier0.width * self.parts
+        self.dim = trunk.channels * self.parts
 
     def maps(self, x):
-        return self.backbone.maps(self.model, x)
+        return backbones.maps(self.backbone, self.model, x)
 
     def pool(self, maps):  # (B, channels, h, w) -> (B, channels * parts), channel-major
         return self.avgpool(maps).flatten(1)
 
     def forward(self, x):
         stripes = self.dropout(self.avgpool(self.maps(x))).squeeze(3)  # (B, channels, parts)
-        out = [head(stripes[:, :, i]) for i, head in enumerate(self.heads())]
+        out = [getattr(self, f'classifier{i}')(stripes[:, :, i]) for i in range(self.parts)]
         return [logits for logits, _ in out], torch.cat([feature for _, feature in out], 1)
 
     def embed(self, x):
         return self.pool(self.maps(x))
 
     def heads(self):
-        return [getattr(self, f'classifier{i}') for i in range(self.parts)]
+        return [self.avgpool, *(getattr(self, f'classifier{i}') for i in range(self.parts))]
+
+
+def classblock(trunk, pool, opts):
+    head = ClassBlock(trunk.channels, opts.nclasses, opts.droprate, opts.linear_num)
+    return Net(trunk, pool, head, opts.loss_feature, opts.test_feature)
+
+
+def bnneck(trunk, pool, opts):
+    return Net(trunk, pool, BNNeck(trunk.channels, opts.nclasses), opts.loss_feature, opts.test_feature)
+
+
+def linear(trunk, pool, opts):
+    return Net(trunk, pool, Linear(trunk.channels, opts.nclasses), opts.loss_feature, opts.test_feature)
+
+
+def pcb(trunk, pool, opts):
+    return PCB(trunk, pool, opts.nclasses, opts.droprate, opts.linear_num)
 
 
 # Each head with what its paper takes for granted: these are the defaults of the options of the same names.
+WHOLE = {'height': 256, 'width': 128, 'stride': 2, 'linear_num': 512, 'loss_feature': 'after', 'test_feature': 'after'}
 HEADS = {
-    'classblock': (Net, {'height': 256, 'width': 128, 'stride': 2, 'linear_num': 512}),
-    'pcb': (PCB, {'height': 384, 'width': 192, 'stride': 1, 'linear_num': 256}),
+    'classblock': (classblock, WHOLE),
+    'bnneck': (bnneck, {**WHOLE, 'stride': 1, 'linear_num': 0, 'loss_feature': 'before'}),
+    'linear': (linear, {**WHOLE, 'linear_num': 0}),
+    'pcb': (pcb, {**WHOLE, 'height': 384, 'width': 192, 'stride': 1, 'linear_num': 256}),
 }
 
 
 def complete(opts):
-    """Fill in the options that depend on the head and were not given (None)."""
+    """Fill in the options that depend on the head and were not given (None), and find what does not go together."""
     for name, value in HEADS[opts.head][1].items():
         if getattr(opts, name) is None:
             setattr(opts, name, value)
+    if opts.head in ('bnneck', 'linear') and opts.linear_num > 0:
+        raise Problem(f'--linear_num {opts.linear_num}: --head {opts.head} has no such layer; classblock and pcb do')
+    if opts.head == 'pcb' and 'before' in (opts.loss_feature, opts.test_feature):
+        raise Problem(
+            '--loss_feature and --test_feature before: --head pcb has one feature for each, so leave them out'
+        )
     return opts
 
 
 def build(opts):
     """The network that the options describe, with random weights."""
+    net = backbones.trunk(opts.backbone, opts.stride, opts.height, opts.width)
+    channels = backbones.channels(opts.backbone, net, opts.height, opts.width)
     make, _ = HEADS[opts.head]
-    return make(opts.backbone, opts.nclasses, opts.stride, opts.droprate, opts.linear_num)
+    return make(Trunk(opts.backbone, net, channels), POOLS[opts.pool], opts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -180,16 +233,8 @@ def initialise(model, weights, backbone):
     if weights == 'none':
         return 'random weights: the backbone learns from scratch'
     if weights == 'imagenet':
-        try:
-            net = BACKBONES[backbone].make(weights='IMAGENET1K_V1')
-        except OSError as error:  # URLError and time-outs are OSErrors
-            raise Problem(
-                f'the ImageNet weights of {backbone} could not be downloaded ({error}).\n'
-                f'  With a copy of the file (torchvision names it {backbone}-xxxxxxxx.pth): --weights PATH\n'
-                f'  To learn from scratch instead:                            --weights none --backbone_lr 1'
-            ) from None
-        model.model.load_state_dict(net.state_dict())
-        return f'ImageNet weights of {backbone}, from torchvision'
+        model.model.load_state_dict(backbones.imagenet(backbone, model.model))
+        return f'ImageNet weights of {backbone}'
     return load_weights(model, weights, warm_start=True)
 
 
@@ -199,13 +244,12 @@ def load_weights(model, path, warm_start=False):
     Everything must fit but the backbone's unused classifier. A warm start may lack the head, and its classifiers may
     have another number of identities: these keep their random values. Returns a line that says what matched.
     """
-    state = read_state(path)
-    own = model.state_dict()
-    if not any(name in own for name in state):  # a bare backbone, as torchvision saves it
-        state = {f'model.{name}': value for name, value in state.items()}
+    state, own = read_state(path), model.state_dict()
+    if not any(name in own for name in state):  # a bare backbone, as its library saves it
+        state = {f'model.{name}': value for name, value in backbones.translate(state, model.model).items()}
     found = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    optional = ('model.fc.', 'model.classifier.'), 'num_batches_tracked'  # the unused classifier; a counter
-    absent = [n for n in own if n not in found and not (n.startswith(optional[0]) or n.endswith(optional[1]))]
+    optional = tuple(f'model.{name}' for name in backbones.unused(model.model))
+    absent = [n for n in own if n not in found and not n.startswith(optional) and not n.endswith('num_batches_tracked')]
     missing = [n for n in absent if n.startswith('model.')] if warm_start else absent
     if missing:
         shapes = [f'{n}: file {tuple(state[n].shape)}, network {tuple(own[n].shape)}' for n in missing if n in state]
@@ -227,8 +271,7 @@ def read_state(path):
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor) and name != 'n_averaged'}
     if all(name.startswith('module.') for name in tensors):  # DataParallel and AveragedModel wrap the network once
         tensors = {name[len('module.') :]: value for name, value in tensors.items()}
-    # torchvision's own DenseNet files are older than its names: denselayer1.norm.1.weight for denselayer1.norm1.weight
-    return {re.sub(r'(denselayer\d+\.(?:norm|conv))\.(\d)', r'\1\2', name): value for name, value in tensors.items()}
+    return tensors
 
 
 def read_tensors(path):

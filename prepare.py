@@ -22,6 +22,7 @@ from reid import cli, datasets
 from reid import tree as trees
 from reid.datasets import ABOUT, DATASETS, PARTS, UNKNOWN, Dataset, Picture
 from reid.files import holds
+from reid.machine import cores
 from reid.problem import Problem
 
 HOMES = ('../Market', '../Market-1501-v15.09.15')
@@ -271,7 +272,7 @@ def check(files):
         return None
 
     files, bad = sorted(set(files)), []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(files), desc='checking', disable=None) as bar:
+    with ThreadPoolExecutor(cores()) as pool, tqdm(total=len(files), desc='checking', disable=None) as bar:
         for i in range(0, len(files), 1024):  # in portions: bounded memory, and Ctrl-C is heard
             bad += [reason for reason in pool.map(broken, files[i : i + 1024]) if reason]
             bar.update(len(files[i : i + 1024]))

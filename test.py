@@ -8,7 +8,7 @@ Run:     python test.py --name ft_ResNet50 --test_dir ../Market/pytorch
 import time
 
 import utils
-from reid import cli, data, features, results
+from reid import cli, data, features, results, settings
 from reid.problem import Problem
 
 
@@ -27,7 +27,7 @@ def options():
     )
     parser.add_argument('--no_flip', action='store_true', help='do not add the feature of the mirrored picture')
     parser.add_argument(
-        '--batchsize', type=utils.positive, help='default 256 on a GPU, 32 on a CPU; less if memory ends'
+        '--batchsize', type=settings.positive, help='default 256 on a GPU, 32 on a CPU; less if memory ends'
     )
     utils.network_options(parser)  # they come from opts.yaml: one that is typed and contradicts it is an error
     utils.machine_options(parser)
@@ -39,10 +39,11 @@ def main(opts):
     folder = utils.find_run(opts.name)
     scales = features.areas(opts.ms)
     parts = {'gallery': 'gallery', 'query': 'query'} | ({'mquery': 'multi-query'} if opts.multi else {})
-    test_dir = opts.test_dir or utils.read_opts(folder)['data_dir']
-    if test_dir is None:
-        raise Problem(f'--test_dir is needed: {folder}/opts.yaml does not say where the pictures are')
-    root = data.tree(test_dir, list(parts.values()))
+    trained_on = utils.read_opts(folder)['data_dir']
+    if not opts.test_dir and len(trained_on) != 1:
+        told = f'names {len(trained_on)} of them' if trained_on else 'does not say where the pictures are'
+        raise Problem(f'--test_dir is needed: {folder}/opts.yaml {told}')
+    root = data.tree(opts.test_dir or trained_on[0], list(parts.values()))
     people = {part: data.people(root, name) for part, name in parts.items()}
     ids = dict(zip(people, data.numbers(*people.values()), strict=True))
     print(f'{root}: ' + ', '.join(f'{len(people[part].paths)} in {name}' for part, name in parts.items()))

@@ -19,7 +19,7 @@ import torchvision
 import yaml
 
 import model as networks
-from reid import results
+from reid import backbones, machine, results, settings
 from reid.files import replacing
 from reid.problem import Problem
 
@@ -35,28 +35,43 @@ def network_options(parser):
     group.add_argument(
         '--backbone',
         default='resnet50',
-        choices=networks.BACKBONES,
-        help='resnet50 (default), densenet121 (slower, better in published figures), resnet18 (small machines)',
+        type=backbones.check,
+        help='resnet50 (default), densenet121, osnet_x1_0 (good from scratch), resnet50_ibn_a, efficientnet_lite0 '
+        '(for CPUs), any other of torchvision by its name there, and timm/NAME, if timm is installed',
+    )
+    group.add_argument(
+        '--pool', default='avg', choices=networks.POOLS, help='avg (default), or gem: between average and maximum'
     )
     group.add_argument(
         '--head',
         default='classblock',
         choices=networks.HEADS,
-        help='classblock (default): one feature for the whole person; pcb: six stripes, for large pictures',
+        help='classblock (default): a feature of 512 numbers; bnneck: BatchNorm alone, for --loss triplet or center; '
+        'linear: nothing between pooling and classifier; pcb: six stripes, for large pictures',
     )
-    group.add_argument('--height', type=side, help='of the picture fed to the network (default 256, pcb 384)')
-    group.add_argument('--width', type=side, help='of the picture fed to the network (default 128, pcb 192)')
+    group.add_argument('--height', type=settings.side, help='of the picture fed to the network (default 256, pcb 384)')
+    group.add_argument('--width', type=settings.side, help='of the picture fed to the network (default 128, pcb 192)')
     group.add_argument(
         '--stride',
         type=int,
         choices=(1, 2),
-        help="the backbone's last stride: 2 (default), or 1 for twice finer maps: better and slower (pcb: 1)",
+        help="the backbone's last stride: 2 (default), or 1 for twice finer maps: better and slower (bnneck, pcb: 1)",
     )
-    group.add_argument('--droprate', default=0.5, type=fraction, help='dropout before the classifier (default 0.5)')
+    group.add_argument(
+        '--droprate', default=0.5, type=settings.fraction, help='dropout before the classifier (default 0.5)'
+    )
     group.add_argument(
         '--linear_num',
-        type=whole,
-        help="length of the feature (default 512, pcb 256 a stripe); 0 keeps the backbone's own",
+        type=settings.whole,
+        help="length of classblock's feature (default 512, pcb 256 a stripe); 0 keeps the backbone's own",
+    )
+    group.add_argument(
+        '--loss_feature',
+        choices=('before', 'after'),
+        help='--loss compares the feature before the head (bnneck), or after it (default of the others)',
+    )
+    group.add_argument(
+        '--test_feature', choices=('before', 'after'), help='a descriptor is the feature after the head (default)'
     )
 
 
@@ -67,7 +82,7 @@ def machine_options(parser):
     group.add_argument(
         '--num_workers',
         default=default_workers(),
-        type=whole,
+        type=settings.whole,
         help='processes that load pictures (default here %(default)s); 0 if they make trouble, as on Windows',
     )
     group.add_argument(
@@ -91,35 +106,7 @@ def result_options(parser):
 
 def default_workers():
     # Starting a process is cheap where it is forked and takes seconds where it is spawned, every epoch anew.
-    return min(4, os.cpu_count() or 1) if platform.system() == 'Linux' else 0
-
-
-def positive(text):
-    return within(int(text), 1)
-
-
-def side(text):
-    return within(int(text), 32)  # all backbones make one place of 32 pixels
-
-
-def whole(text):
-    return within(int(text), 0)
-
-
-def rate(text):
-    return within(float(text), 0, 100)
-
-
-def fraction(text):
-    return within(float(text), 0, 1)
-
-
-def within(value, least, most=float('inf')):
-    """For argparse, which turns the error into a sentence with the option's name."""
-    if not least <= value <= most:
-        expected = f'{least} to {most}' if most < float('inf') else f'{least} or more'
-        raise argparse.ArgumentTypeError(f'{value}: {expected} is expected')
-    return value
+    return min(4, machine.cores()) if platform.system() == 'Linux' else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,14 +218,14 @@ def result_named(name):
     return path
 
 
-NETWORK = ('backbone', 'head', 'height', 'width', 'stride', 'droprate', 'linear_num')
+NETWORK = ('backbone', 'pool', 'head', 'height', 'width', 'stride', 'droprate', 'linear_num', 'loss_feature')
 
 
-def save_opts(opts, folder):
+def save_opts(opts, folder, device):
     """opts.yaml: the options, and a block `run:` with what is no option."""
-    none = ('given', 'config', 'nclasses', 'resume', 'overwrite')
+    none = ('given', 'command', 'config', 'nclasses', 'resume', 'overwrite')
     options = {name: value for name, value in vars(opts).items() if name not in none}
-    run = {'nclasses': opts.nclasses, **versions()}
+    run = {'nclasses': opts.nclasses, 'command': opts.command, 'device': machine.describe(device), **versions()}
     with replacing(folder / 'opts.yaml') as temporary:
         temporary.write_text(
             yaml.safe_dump({**options, 'run': run}, sort_keys=True, allow_unicode=True), encoding='utf-8'
@@ -257,27 +244,46 @@ def read_opts(folder):
     run = saved.pop('run', None)
     if not isinstance(run, dict):
         return upstream_opts(saved, path)
-    opts = {**saved, 'nclasses': run.get('nclasses')}
+    if saved.get('head') not in networks.HEADS:
+        raise Problem(f'{path} asks for a head that is not built here: {saved.get("head")}')
+    later = {'pool': 'avg', 'loss_feature': 'after', 'test_feature': 'after'}  # older runs say nothing of these
+    opts = {'data_dir': [], **later, **saved, 'nclasses': run.get('nclasses')}
+    if isinstance(opts['data_dir'], str):
+        opts['data_dir'] = [opts['data_dir']]
     missing = [name for name in (*NETWORK, 'nclasses') if opts.get(name) is None]
-    if missing or opts['backbone'] not in networks.BACKBONES or opts['head'] not in networks.HEADS:
-        what = f'does not say {", ".join(missing)}' if missing else 'asks for a network that is not built here'
-        raise Problem(f'{path} {what}: was it edited, or made by another version?')
+    if missing:
+        raise Problem(f'{path} does not say {", ".join(missing)}: was it edited, or made by another version?')
     return opts
+
+
+# The networks of the upstream baseline by its flags; none of them is the ResNet-50.
+UPSTREAM = {
+    'use_dense': 'densenet121',
+    'use_swin': 'timm/swin_base_patch4_window7_224',
+    'use_swinv2': 'timm/swinv2_base_window8_256',
+    'use_convnext': 'timm/convnext_base',
+    'use_hr': 'timm/hrnet_w18',
+    'use_NAS': 'timm/nasnetalarge',
+    'ibn': 'resnet50_ibn_a',
+}
 
 
 def upstream_opts(saved, path):
     """A dict of the upstream baseline's flags -> of ours."""
-    beyond = [name for name, value in saved.items() if name.startswith(('use_', 'ibn', 'usam')) and value]
-    backbone = 'densenet121' if 'use_dense' in beyond else 'resnet50'
-    if set(beyond) - {'use_dense'}:
-        raise Problem(f'{path} asks for a network that is not built here: {", ".join(set(beyond) - {"use_dense"})}')
+    flags = [name for name, value in saved.items() if name.startswith(('use_', 'ibn', 'usam')) and value]
+    if len(flags) > 1 or set(flags) - set(UPSTREAM):
+        raise Problem(f'{path} asks for a network that is not built here: {", ".join(flags)}')
     if 'nclasses' not in saved:
         raise Problem(f'{path} does not say the number of identities: add a line such as "nclasses: 751"')
-    opts = {'backbone': backbone, 'head': 'pcb' if saved.get('PCB') else 'classblock', 'nclasses': saved['nclasses']}
-    opts |= networks.HEADS[opts['head']][1]
+    backbone = UPSTREAM[flags[0]] if flags else 'resnet50'
+    opts = {'backbone': backbone, 'pool': 'avg', 'head': 'pcb' if saved.get('PCB') else 'classblock'}
+    opts |= {**networks.HEADS[opts['head']][1], 'nclasses': saved['nclasses']}
+    if 'use_swin' in flags:
+        opts |= {'height': 224, 'width': 224}
     if opts['head'] == 'classblock':
         opts |= {name: saved[name] for name in ('stride', 'linear_num') if name in saved}
-    return {**opts, 'droprate': saved.get('droprate', 0.5), 'data_dir': saved.get('data_dir')}
+    data_dir = [saved['data_dir']] if saved.get('data_dir') else []
+    return {**opts, 'droprate': saved.get('droprate', 0.5), 'data_dir': data_dir}
 
 
 def agree(opts, saved, names, where, advice='Leave it out, or name another run'):
@@ -298,7 +304,9 @@ def load_run(name, which='last', device='cpu', typed=None):
     opts = argparse.Namespace(**read_opts(folder))
     if typed is not None:
         agree(typed, vars(opts), NETWORK, folder / 'opts.yaml')
-    net = networks.build(opts)
+        if 'test_feature' in typed.given:  # the weights are the same for both
+            opts.test_feature = typed.test_feature
+    net = networks.build(networks.complete(opts))
     print(networks.load_weights(net, snapshot(folder, which)))
     return net.to(device).eval(), opts
 
@@ -312,8 +320,3 @@ def snapshot(folder, which):
             return path
     there = [path.stem.removeprefix('net_') for path in sorted(folder.glob('net_*.pth'))]
     raise Problem(f'--which_epoch {which}: {folder} has no such weights. There are: {", ".join(there) or "none"}')
-
-
-def save(obj, path):
-    with replacing(path) as temporary:
-        torch.save(obj, temporary)

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import csv
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import torch  # noqa: E402
 
 from reid import cli, nearest, plots, product, ranking, rerank, results  # noqa: E402
 from reid.files import replacing  # noqa: E402
+from reid.machine import cores, processor  # noqa: E402
 from reid.problem import Problem  # noqa: E402
 from reid.results import Features  # noqa: E402
 
@@ -315,15 +315,10 @@ def draw(path, queries, size, dim, seed=0):
 
 
 def describe_machine():
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        said = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
-        cpu = f'{said["model name"]} (family {said["cpu family"]} model {said["model"]})'
-    except (OSError, KeyError):
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return f'{cpu}, {cores} cores, {platform.system()}, torch {torch.__version__.split("+")[0]}, numpy {np.__version__}'
+    return (
+        f'{processor()}, {cores()} cores, {platform.system()}, '
+        f'torch {torch.__version__.split("+")[0]}, numpy {np.__version__}'
+    )
 
 
 def read():

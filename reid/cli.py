@@ -16,6 +16,17 @@ ALIASES = {
     '--lamb': '--lambda_value',
     '--PCB': '--head pcb',
     '--use_dense': '--backbone densenet121',
+    '--use_swin': '--height 224 --width 224 --backbone timm/swin_base_patch4_window7_224',
+    '--use_swinv2': '--height 256 --width 256 --backbone timm/swinv2_base_window8_256',
+    '--use_dino': '--backbone timm/vit_base_patch16_dinov3',
+    '--use_efficient': '--backbone efficientnet_b4',
+    '--use_NAS': '--backbone timm/nasnetalarge',
+    '--use_hr': '--backbone timm/hrnet_w18',
+    '--use_convnext': '--backbone convnext_base',
+    '--ibn': '--backbone resnet50_ibn_a',
+    '--usam': '--backbone resnet50_usam',
+    '--wa': '--average ema',
+    '--FSGD': '--optimizer sgd',
 }
 # The same for its losses, of which several may be named: --triplet --circle is --loss triplet circle.
 LOSSES = [f'--{name}' for name in 'triplet circle contrast lifted sphere arcface cosface instance instance_id'.split()]
@@ -45,13 +56,15 @@ def start(main, options, argv=None):
 
 
 def parse(parser, argv=None):
-    """The options, with `opts.given`: the names that were really typed, whatever their value."""
-    words = expand(sys.argv[1:] if argv is None else argv)
+    """The options, with `opts.given`: the names that were really typed, whatever their value; and `opts.command`."""
+    typed = sys.argv[1:] if argv is None else argv
+    words = expand(typed)
     opts = parser.parse_args(words)
     if getattr(opts, 'config', None):  # a default gives way to the recipe, and the recipe to what was typed
         opts = parser.parse_args(recipe(parser, opts.config) + words)
     untouched = object()
     probe = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(opts), untouched)))
+    opts.command = ' '.join(['python', parser.prog, *map(quote, typed)])
     opts.given = {name for name, value in vars(probe).items() if value is not untouched}
     return opts
 
@@ -74,6 +87,9 @@ def recipe(parser, path):
     words = []
     for name, value in content.items():
         if name == 'run' or value is None or value == []:  # what opts.yaml says besides; options that were left open
+            continue
+        if f'--{name}' in ALIASES:
+            words += expand([f'--{name}'] if value is True else [f'--{name}={value}'] if value else [])
             continue
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)

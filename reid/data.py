@@ -108,20 +108,6 @@ def read(path):
         raise Problem(f'{path} is not a picture that can be read ({error})') from None
 
 
-def train_transform(height, width, erasing_p=0.0, color_jitter=False, shift=True):
-    """Resize, shift by padding and cropping, mirror, and what is asked for besides. PCB does not shift: its stripes."""
-    steps = [T.Resize((height, width), T.InterpolationMode.BICUBIC)]
-    if shift:
-        steps += [T.Pad(round(10 * height / 256)), T.RandomCrop((height, width))]  # 10 pixels at 256x128
-    steps += [T.RandomHorizontalFlip()]
-    if color_jitter:
-        steps = [T.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1), *steps]
-    steps += [T.ToTensor(), T.Normalize(MEAN, STD)]
-    if erasing_p > 0:  # Random erasing, arXiv 1708.04896; 0 is the mean colour after normalisation
-        steps += [T.RandomErasing(erasing_p, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value=0)]
-    return T.Compose(steps)
-
-
 def test_transform(height, width):
     return T.Compose([T.Resize((height, width), T.InterpolationMode.BICUBIC), T.ToTensor(), T.Normalize(MEAN, STD)])
 
@@ -129,13 +115,6 @@ def test_transform(height, width):
 test_transform.__test__ = False  # no test, whatever its name says to pytest
 
 
-def loader(pictures, batchsize, device, workers, train=False, sampler=None):
-    """Batches in order, or for training shuffled and without an incomplete last one (BatchNorm wants more than one), or
-    those that a sampler makes up (reid.samplers)."""
-    order = {'batch_size': batchsize, 'shuffle': train, 'drop_last': train and len(pictures) >= batchsize}
-    return DataLoader(
-        pictures,
-        **({'batch_sampler': sampler} if sampler else order),
-        num_workers=min(workers, len(pictures)),
-        pin_memory=device.type == 'cuda',
-    )
+def loader(pictures, batchsize, device, workers):
+    """Batches in order, by `workers` processes (0: by this one). Those of training are made in reid/cache.py."""
+    return DataLoader(pictures, batchsize, num_workers=min(workers, len(pictures)), pin_memory=device.type == 'cuda')

@@ -314,6 +314,10 @@ class Sum(nn.Module):
         self.weights = dict(chosen)
         self.losses = nn.ModuleDict({name: LOSSES[name](nclasses, dim) for name in self.weights})
 
+    def centers(self):
+        """[(centers, the weight of their loss)]: they follow the features by a rule of their own, see reid.optim."""
+        return [(self.losses['center'].compute.centers, self.weights['center'])] if 'center' in self.weights else []
+
     def forward(self, feature, label):
         values = {name: loss(feature, label) for name, loss in self.losses.items()}
         total = sum((self.weights[name] * value for name, value in values.items()), feature.new_zeros(()).float())

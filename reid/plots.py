@@ -82,6 +82,69 @@ def report(ranks, same, different, path):
     save(figure, path)
 
 
+def threshold(same, different, saved, path):
+    """threshold.png: the scores of pairs with the bounds between the verdicts, and what is found at which false accept
+    rate. Histograms of the scores of genuine and of impostor pairs, from -1 to 1, and what threshold.json says of them.
+    """
+    figure = new_figure(figsize=(12, 4.6), layout='constrained')
+    axes = figure.subplots(1, 2, width_ratios=(3, 2))
+    verdicts(axes[0], same, different, saved)
+    rows, error = saved['thresholds'], saved['equal_error']
+    alarms, hits = (np.cumsum(count[::-1]) / count.sum() for count in (different, same))
+    least = 1 / different.sum()
+    axes[1].plot(np.maximum(alarms, least), hits, color=QUERY)
+    points = [(row['far'], row['found'], f'FAR {row["far"]:g}: {100 * row["found"]:.1f} % found') for row in rows]
+    points.append((error['rate'], 1 - error['rate'], f'equal error {100 * error["rate"]:.1f} %'))
+    for i, (rate, found, text) in enumerate(points):
+        style = {'marker': 'os^Dv'[i % 5], 'color': INK, 'mfc': 'white' if text.startswith('equal') else INK}
+        axes[1].plot(max(rate, least), found, ls='', ms=6, clip_on=False, label=text, **style)
+    axes[1].set(title='one pair (ROC)', xlabel='false accept rate (FAR)', ylabel='found', xscale='log')
+    axes[1].set(xlim=(least, 1), ylim=(0, 1.005))
+    axes[1].legend(frameon=False)
+    for axis in axes:
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.grid(alpha=0.25)
+    save(figure, path)
+
+
+def verdicts(axis, same, different, saved):
+    """The left half: two histograms, the thresholds, and what is said of a score."""
+    bounds, rows = saved['bounds'], saved['thresholds']
+    marks = [(row['threshold'], f'FAR {row["far"]:g} from {row["threshold"]:.3f}', INK) for row in rows]
+    marks[0] = *marks[0][:2], RIGHT
+    if bounds['not_same'] < bounds['same']:
+        text = f'{100 * bounds["found"]:g} % of one person from {bounds["not_same"]:.3f}'
+        marks.append((bounds['not_same'], text, WRONG))
+    marks.sort()
+    middles = (np.arange(len(same)) + 0.5) * 2 / len(same) - 1
+    seen = np.flatnonzero(same + different)
+    left, right = min(middles[seen[0]], marks[0][0]), middles[seen[-1]]
+    right = max(right, left + (marks[-1][0] - left) / 0.8)  # room for the last label
+
+    edges, top = np.linspace(left, right, 101), 0
+    for count, colour, title in ((different, WRONG, 'two people'), (same, RIGHT, 'one person')):
+        share, _ = np.histogram(middles[seen], edges, weights=count[seen] / count.sum())
+        axis.stairs(share, edges, color=colour, fill=True, alpha=0.35)
+        axis.stairs(share, edges, color=colour, label=f'{count.sum():,} pairs of {title}')
+        top = max(top, share.max())
+    for i, (score, text, colour) in enumerate(marks):  # each line ends lower than the one before, below its label
+        height = top * (1.1 + 0.3 * (len(marks) - i) / len(marks))
+        axis.vlines(score, 0, height, color=colour, lw=1.3, ls='--')
+        axis.annotate(text, (score, height), (4, 0), textcoords='offset points', va='center', fontsize=8, color=colour)
+    below, above = bounds['not_same'], bounds['same']
+    middle = np.clip(((below + above) / 2 - left) / (right - left), 0.3, 0.7)  # clear of the words beside it
+    for start, end, x, place, colour, text in (
+        (left, below, 0.01, 'left', WRONG, 'not the same'),
+        (below, above, middle, 'center', INK, 'unsure'),
+        (above, right, 0.99, 'right', RIGHT, 'same'),
+    ):
+        if start < end:
+            axis.axvspan(start, end, color=colour, alpha=0.08, lw=0)
+            axis.text(x, 0.97, text, color=colour, ha=place, va='top', transform=axis.transAxes)
+    axis.set(title='scores of pairs', xlabel='score (cosine)', yticks=[], xlim=(left, right), ylim=(0, 1.65 * top))
+    axis.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.13), ncols=2)
+
+
 def costs(panels, title, path):
     """What jobs take as the gallery grows, side by side: {heading: {job: [(gallery, seconds)]}}, in powers of ten."""
     figure = new_figure(figsize=(12, 4.6), layout='constrained')

@@ -4,10 +4,10 @@ import numpy as np
 
 from reid import processes, product, ranking
 from reid.problem import Problem
+from reid.thresholds import BINS, histogram, lowest, reaching, score_at
 
 FIGURES = {'rank1': 'Rank@1', 'map_trapezoid': 'mAP (trapezoid)', 'map_standard': 'mAP (standard)', 'minp': 'mINP'}
 FALSE_ALARMS = (1e-2, 1e-3, 1e-4)
-BINS = 2**16  # of scores from -1 to 1
 
 
 def of_queries(ranks):
@@ -117,25 +117,13 @@ def verification(query, gallery, device):
     return processes.total(same), processes.total(every)
 
 
-def histogram(scores):
-    place = (scores + 1) * (BINS / 2)
-    return np.bincount(np.clip(place, 0, BINS - 1).astype(np.int32).ravel(), minlength=BINS)
-
-
 def thresholds(same, different, false_alarms=FALSE_ALARMS):
     """For each rate of false alarms the lowest threshold that keeps it -> [(rate, hits, threshold)].
 
     hits: the share of the pairs of one person with at least this score. A rate that is less than one pair is left out.
     """
-    alarms = np.cumsum(different[::-1])[::-1] / max(different.sum(), 1)  # from each bin upwards
-    hits = np.cumsum(same[::-1])[::-1] / max(same.sum(), 1)
-    out = []
-    for rate in false_alarms:
-        if rate * different.sum() >= 1:
-            allowed = np.flatnonzero(alarms <= rate)
-            place = allowed[0] if len(allowed) else BINS
-            out.append((rate, hits[place] if place < BINS else 0.0, 2 * place / BINS - 1))
-    return out
+    places = {rate: lowest(different, rate) for rate in false_alarms if rate * different.sum() >= 1}
+    return [(rate, reaching(same)[place], score_at(place)) for rate, place in places.items()]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -176,3 +164,4 @@ def threshold_lines(same, different):
     for rate, hits, threshold in thresholds(same, different):
         yield f'{f"1 in {1 / rate:,.0f}":>14s} {100 * hits:7.2f}% {threshold:11.4f}'
     yield 'These thresholds come from the test set: they say how far apart people are, and are not for use.'
+    yield 'python threshold.py chooses thresholds for use, without the test set.'

@@ -9,7 +9,6 @@ is): the order in which pictures are drawn, and by how many processes, does not 
 """
 
 import math
-import os
 import re
 import signal
 from collections import Counter
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from reid.figures import LIT, Sheet
 from reid.files import replacing
+from reid.machine import cores
 from reid.problem import Problem
 from reid.scenes import THINGS, background, camera
 from reid.wardrobe import generator, person, pose
@@ -238,11 +238,6 @@ def mark(path, record):
     """Write down in the folder whose it is, at one stroke."""
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding='utf-8')
-
-
-def cores():
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def work(folder, seed, tasks, workers, bar):

@@ -1,9 +1,16 @@
 """Options: aliases, recipes, what was typed: python -m pytest tests/test_cli.py"""
 
-import pytest
+import importlib
+import re
+from pathlib import Path
 
+import pytest
+import torch
+from conftest import ROOT
+
+import model as networks
 import train
-from reid import cli
+from reid import cli, losses, optim
 from reid.problem import Problem
 
 
@@ -24,7 +31,7 @@ def recipe(tmp_path):
 def test_defaults_give_way_to_the_recipe_and_the_recipe_to_what_is_typed(recipe):
     path = recipe('lr: 0.02\nbatchsize: 8\ncosine: true\nwa: false\nheight:\nweight_decay: 1e-3\nrun: {torch: 1}\n')
     opts = parse('--config', path, '--batchsize', '16')
-    assert (opts.lr, opts.batchsize, opts.cosine, opts.wa, opts.height) == (0.02, 16, True, False, None)
+    assert (opts.lr, opts.batchsize, opts.cosine, opts.average, opts.height) == (0.02, 16, True, 'none', None)
     assert opts.weight_decay == 0.001  # YAML reads 1e-3 as text
     assert opts.total_epoch == 60
     assert opts.given == {'config', 'batchsize'}
@@ -33,13 +40,14 @@ def test_defaults_give_way_to_the_recipe_and_the_recipe_to_what_is_typed(recipe)
 def test_the_options_of_a_run_are_a_recipe(tmp_path):
     import utils
 
-    (tmp_path / 'x.yaml').write_text('wa: true\n')
+    (tmp_path / 'x.yaml').write_text('wa: true\nloss: [triplet, circle:0.5]\npk: [4, 2]\n')
     words = '--lr 0.3 --name a --train_all --head pcb --linear_num 0'.split()
     before = parse('--config', tmp_path / 'x.yaml', *words)
     before.nclasses = 7
-    utils.save_opts(before, tmp_path)
+    utils.save_opts(before, tmp_path, torch.device('cpu'))
     after = parse('--config', tmp_path / 'opts.yaml', '--name', 'b')
-    ignored = ('given', 'nclasses', 'config', 'name')
+    assert (after.average, after.loss, after.pk) == ('ema', ['triplet', 'circle:0.5'], [4, 2])
+    ignored = ('given', 'command', 'nclasses', 'config', 'name')
     assert {k: v for k, v in vars(after).items() if k not in ignored} == {
         k: v for k, v in vars(before).items() if k not in ignored
     }
@@ -82,3 +90,39 @@ def test_the_losses_of_the_baseline():
 
 def test_aliases():
     assert cli.expand(['--PCB', '--batch=8', '--lr', '1']) == ['--head', 'pcb', '--batchsize=8', '--lr', '1']
+    assert parse('--wa', '--use_dense', '--FSGD').average == 'ema'
+    assert parse('--use_swin').backbone == 'timm/swin_base_patch4_window7_224'
+    assert (parse('--DG').DG, parse('--DG', 'x').DG, parse().DG) == ('../DG-Market', 'x', None)
+
+
+RECIPES = sorted((ROOT / 'configs').glob('*.yaml'))
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_parsed_and_built(path):
+    """Its header says how to run it, where it comes from and what it should reach; its network is built, without
+    memory for the weights, and its losses with their optimiser."""
+    text = path.read_text(encoding='utf-8')
+    header = ''.join(line for line in text.splitlines(keepends=True) if line.startswith('#'))
+    commands = re.findall(r'^#   python (\w+)\.py (.*)$', header, re.M)
+    assert ('train', path.stem) in [(script, Path(words.split()[1]).stem) for script, words in commands]
+    for script, words in commands:
+        cli.parse(importlib.import_module(script).options(), words.split())
+    assert re.search(r'(Source|It reached|no figure)', header, re.I)
+    opts = networks.complete(parse('--config', path))
+    opts.nclasses = 5
+    if opts.backbone.startswith('timm/'):
+        pytest.importorskip('timm')
+    chosen = train.what_to_learn(opts)
+    with torch.device('meta'):
+        model = networks.build(opts)
+        also = losses.Sum(chosen, 5, model.width)
+        optim.optimizers(model, also, opts)
+
+
+def test_the_recipes_that_are_promised():
+    promised = 'upstream_baseline upstream_tricks upstream_tricks_circle upstream_densenet pcb strong_baseline '
+    promised += (
+        'strong_triplet strong_center ranked_list ranked_list_clustered osnet_scratch swin convnext two_cores toy'
+    )
+    assert set(promised.split()) <= {path.stem for path in RECIPES}

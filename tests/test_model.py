@@ -10,14 +10,15 @@ from torch.nn import functional as F
 from torchvision import models
 
 import model as networks
+from reid import torchvision_nets
 from reid.problem import Problem
 
 SMALL = (64, 32)
 
 
 def opts(**given):
-    base = {'backbone': 'resnet50', 'head': 'classblock', 'droprate': 0.5, 'nclasses': 11}
-    base |= dict.fromkeys(('height', 'width', 'stride', 'linear_num'))
+    base = {'backbone': 'resnet50', 'pool': 'avg', 'head': 'classblock', 'droprate': 0.5, 'nclasses': 11}
+    base |= dict.fromkeys(('height', 'width', 'stride', 'linear_num', 'loss_feature', 'test_feature'))
     return networks.complete(Namespace(**base | given))
 
 
@@ -66,6 +67,68 @@ def test_defaults_follow_the_head():
     assert (plain.height, plain.width, plain.stride, plain.linear_num) == (256, 128, 2, 512)
     assert (pcb.height, pcb.width, pcb.stride, pcb.linear_num) == (384, 192, 1, 256)
     assert opts(head='pcb', height=96).height == 96
+
+
+@pytest.mark.parametrize(
+    ('given', 'width', 'dim'),
+    [
+        ({}, 512, 512),
+        ({'loss_feature': 'before'}, 2048, 512),
+        ({'test_feature': 'before', 'linear_num': 64}, 64, 2048),
+        ({'head': 'bnneck'}, 2048, 2048),
+        ({'head': 'linear'}, 2048, 2048),
+    ],
+)
+def test_features_before_and_after_the_head(given, width, dim):
+    torch.manual_seed(0)
+    net, x = networks.build(opts(**given)), torch.randn(4, 3, *SMALL)
+    logits, feature = net(x)
+    assert (logits[0].shape, feature.shape, net.width, net.dim) == ((4, 11), (4, width), width, dim)
+    shaken(net)
+    pooled = net.maps(x).mean((2, 3))
+    after = net.classifier.add_block(pooled)
+    before = given.get('loss_feature', 'before' if given.get('head') == 'bnneck' else 'after') == 'before'
+    torch.testing.assert_close(net(x)[1], pooled if before else after)
+    torch.testing.assert_close(net(x)[0][0], net.classifier.classifier(after))
+    torch.testing.assert_close(net.embed(x), pooled if given.get('test_feature') == 'before' else after)
+
+
+def test_bnneck_begins_as_described():
+    torch.manual_seed(0)
+    neck = networks.BNNeck(2048, 751)
+    assert neck.classifier.bias is None
+    assert neck.classifier.weight.std().item() == pytest.approx(0.001, rel=0.02)
+    assert not neck.add_block.bias.requires_grad
+    assert (neck.add_block.weight == 1).all()
+    assert not neck.add_block.bias.any()
+
+
+def test_gem_lies_between_average_and_maximum():
+    torch.manual_seed(0)
+    maps = torch.rand(2, 5, 6, 3)
+    pooled = networks.GeM((1, 1))(maps)
+    torch.testing.assert_close(pooled, (maps**3).mean((2, 3), keepdim=True) ** (1 / 3))
+    average = networks.GeM((1, 1), 1.0)(maps)
+    torch.testing.assert_close(average, maps.mean((2, 3), keepdim=True))
+    torch.testing.assert_close(networks.GeM((1, 1), 200.0)(maps), maps.amax((2, 3), keepdim=True), rtol=0.02, atol=0)
+    stripes = networks.GeM((3, 1))(maps)
+    torch.testing.assert_close(stripes[:, :, 1:2], networks.GeM((1, 1))(maps[:, :, 2:4]))
+    net = networks.build(opts(backbone='resnet18', pool='gem'))
+    net(torch.randn(2, 3, *SMALL))[1].sum().backward()
+    assert net.avgpool.p.grad.abs() > 0
+    assert any(p is net.avgpool.p for head in net.heads() for p in head.parameters())
+
+
+@pytest.mark.parametrize(
+    ('given', 'words'),
+    [
+        ({'head': 'bnneck', 'linear_num': 512}, '--linear_num 512'),
+        ({'head': 'pcb', 'test_feature': 'before'}, '--head pcb'),
+    ],
+)
+def test_what_does_not_go_together_is_a_sentence(given, words):
+    with pytest.raises(Problem, match=words):
+        opts(**given)
 
 
 def test_the_head_begins_as_described():
@@ -190,11 +253,10 @@ def test_nothing_but_tensors_is_unpickled(tmp_path):
 
 
 def test_blocked_download_is_a_sentence(monkeypatch):
-    def blocked(weights=None):
+    def blocked(*args, **kw):
         raise OSError('blocked')
 
     net = networks.build(opts(backbone='resnet18'))
-    entry = networks.BACKBONES['resnet18']._replace(make=blocked)
-    monkeypatch.setitem(networks.BACKBONES, 'resnet18', entry)
+    monkeypatch.setattr(torchvision_nets, 'load_state_dict_from_url', blocked)
     with pytest.raises(Problem, match='--weights PATH'):
         networks.initialise(net, 'imagenet', 'resnet18')

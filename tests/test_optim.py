@@ -1,26 +1,47 @@
-"""The learning rate's course: python -m pytest tests/test_optim.py"""
+"""Optimisers, the learning rate's course, averages: python -m pytest tests/test_optim.py"""
+
+from argparse import Namespace
 
 import pytest
 import torch
 from torch import nn
 
-from reid import optim
+from reid import losses, optim
 
 
 class Two(nn.Module):
+    """A backbone of three stages and a head, of which one weight is frozen."""
+
     def __init__(self):
         super().__init__()
-        self.model, self.classifier = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ('conv1', 'layer1', 'layer2')})
+        self.classifier = nn.Linear(2, 2)
+        self.classifier.bias.requires_grad_(False)
 
     def heads(self):
         return [self.classifier]
 
+    def forward(self, x):
+        for layer in self.model.values():
+            x = layer(x)
+        return self.classifier(x)
 
-def course(epochs, steps=5, lr=0.05, **settings):
+
+def options(**given):
+    base = {'optimizer': 'sgd', 'lr': 0.05, 'backbone_lr': 0.1, 'weight_decay': 5e-4, 'layer_decay': 1.0}
+    base |= {'total_epoch': 60, 'warm_epoch': 0, 'warm_from': 0.1, 'milestones': None, 'cosine': False}
+    return Namespace(**base | given)
+
+
+def made(chosen=(), **given):
+    net, also = Two(), losses.Sum(list(chosen), 3, 2)
+    return net, also, optim.optimizers(net, also, options(**given))
+
+
+def course(epochs, steps=5, **given):
     """[(rate of the backbone, rate of the head)] at the beginning of each epoch."""
-    net = Two()
-    optimizer = optim.sgd(net, lr)
-    schedule = optim.schedule(optimizer, lr, epochs, steps, **settings)
+    _, _, (optimizer,) = made(**given)
+    schedule = optim.schedule(optimizer, options(total_epoch=epochs, **given), steps)
     rates = []
     for _ in range(epochs):
         rates.append(tuple(group['lr'] for group in optimizer.param_groups))
@@ -30,13 +51,83 @@ def course(epochs, steps=5, lr=0.05, **settings):
     return rates
 
 
-def test_the_backbone_learns_at_a_tenth():
-    net = Two()
-    backbone, head = optim.sgd(net, 0.05).param_groups
+def test_the_backbone_learns_at_a_tenth_and_what_is_frozen_not_at_all():
+    net, _, (optimizer,) = made()
+    backbone, head = optimizer.param_groups
     assert (backbone['lr'], head['lr']) == (pytest.approx(0.005), 0.05)
     assert {id(p) for p in backbone['params']} == {id(p) for p in net.model.parameters()}
+    assert [id(p) for p in head['params']] == [id(net.classifier.weight)]
     assert backbone['nesterov']
     assert (backbone['momentum'], backbone['weight_decay']) == (0.9, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'), [('sgd', torch.optim.SGD), ('adam', torch.optim.Adam), ('adamw', torch.optim.AdamW)]
+)
+def test_optimisers_by_name_take_the_step_of_torchs(name, kind):
+    torch.manual_seed(0)
+    net, _, (optimizer,) = made(optimizer=name, backbone_lr=1.0)
+    twin = Two()
+    twin.load_state_dict(net.state_dict())
+    more = {'momentum': 0.9, 'nesterov': True} if name == 'sgd' else {}
+    theirs = kind([p for p in twin.parameters() if p.requires_grad], lr=0.05, weight_decay=5e-4, **more)
+    x = torch.randn(4, 2)
+    for _ in range(3):
+        for one, steps in ((net, optimizer), (twin, theirs)):
+            steps.zero_grad()
+            one(x).square().sum().backward()
+            steps.step()
+    for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_earlier_stages_learn_slower():
+    net, _, (optimizer,) = made(layer_decay=0.5)
+    rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
+    expected = {'conv1': 0.00125, 'layer1': 0.0025, 'layer2': 0.005}
+    assert {name: rates[id(net.model[name].weight)] for name in expected} == pytest.approx(expected)
+    assert rates[id(net.classifier.weight)] == 0.05
+
+
+@pytest.mark.parametrize(
+    ('name', 'stage'),
+    [
+        ('model.conv1.weight', 'conv1'),
+        ('model.layer3.0.conv1.weight', 'layer3'),
+        ('model.features.4.1.block.0.weight', 'features.4'),
+        ('model.features.denseblock2.denselayer1.conv1.weight', 'features.denseblock2'),
+        ('model.blocks.5.2.conv_pw.weight', 'blocks.5'),
+        ('model.conv_stem.weight', 'conv_stem'),
+    ],
+)
+def test_stages_of_backbones(name, stage):
+    assert optim.stage(name) == stage
+
+
+def test_weights_of_losses_learn_with_the_head():
+    net, also, (optimizer,) = made([('arcface', 0.5)])
+    before = also.losses['arcface'].compute.W.clone()
+    value, _ = also(torch.randn(6, 2), torch.tensor([0, 0, 1, 1, 2, 2]))
+    value.backward()
+    optimizer.step()
+    assert not torch.equal(before, also.losses['arcface'].compute.W)
+
+
+@pytest.mark.parametrize('weight', [1.0, 5e-4])
+def test_centers_go_half_way_whatever_their_loss_weighs(weight):
+    """Wen et al., ECCV 2016, with alpha 0.5 on the mean of the squared distances: c -= 0.5 * d/dc mean ||x - c||^2."""
+    torch.manual_seed(0)
+    _, also, optimizers = made([('center', weight), ('triplet', 1.0)], optimizer='adam')
+    x, y = torch.randn(6, 2), torch.tensor([0, 0, 1, 1, 1, 2])
+    centers = also.losses['center'].compute.centers
+    expected = centers.detach().clone()
+    for i in range(3):
+        expected[i] -= 0.5 * (2 * (expected[i] - x[y == i])).sum(0) / len(x)
+    value, _ = also(x, y)
+    value.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    torch.testing.assert_close(centers.detach(), expected)
 
 
 def test_one_step_at_two_thirds():
@@ -45,9 +136,17 @@ def test_one_step_at_two_thirds():
     assert rates[40] == rates[59] == pytest.approx((0.0005, 0.005))
 
 
+def test_milestones_equal_torch():
+    _, _, (optimizer,) = made()
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [4, 7])
+    for ours in course(10, milestones=[4, 7]):
+        assert ours == pytest.approx([group['lr'] for group in optimizer.param_groups])
+        optimizer.step()
+        theirs.step()
+
+
 def test_cosine_equals_torch():
-    net = Two()
-    optimizer = optim.sgd(net, 0.05)
+    _, _, (optimizer,) = made()
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30, eta_min=0.01 * 0.05)
     for ours in course(30, cosine=True):
         assert ours == pytest.approx([group['lr'] for group in optimizer.param_groups])
@@ -60,15 +159,30 @@ def test_the_rate_warms_up():
     assert rates[0] == pytest.approx((0.0005, 0.005))
     assert rates[1][1] == pytest.approx(0.05 * (0.1 + 0.9 / 5))
     assert rates[5] == pytest.approx((0.005, 0.05))
+    assert course(60, warm_epoch=5, warm_from=0.01)[0] == pytest.approx((0.00005, 0.0005))
 
 
 def test_a_frozen_backbone():
-    net = Two()
-    optimizer = optim.sgd(net, 0.05, backbone_lr=0)
-    optim.schedule(optimizer, 0.05, 10, 5, cosine=True)
+    _, _, (optimizer,) = made(backbone_lr=0.0)
+    optim.schedule(optimizer, options(cosine=True, backbone_lr=0.0), 5)
     assert [group['lr'] for group in optimizer.param_groups] == [0, 0.05]
 
 
 @pytest.mark.parametrize('epochs', [1, 2])
 def test_short_runs_learn_at_the_full_rate_first(epochs):
     assert course(epochs)[0] == pytest.approx((0.005, 0.05))
+
+
+def test_averages_are_what_they_say():
+    torch.manual_seed(0)
+    for kind, expected in (
+        ('ema', lambda w: 0.9 * (0.9 * w[0] + 0.1 * w[1]) + 0.1 * w[2]),
+        ('swa', lambda w: sum(w) / 3),
+    ):
+        net = Two()
+        average, seen = optim.average(net, kind, 0.9), []
+        for _ in range(3):
+            nn.init.normal_(net.classifier.weight)
+            seen.append(net.classifier.weight.detach().clone())
+            average.update_parameters(net)
+        torch.testing.assert_close(average.module.classifier.weight.detach(), expected(seen))

@@ -159,11 +159,10 @@ def test_a_seed_gives_the_same_run_and_a_stopped_run_goes_on_exactly(place, card
 
 def test_a_run_killed_while_it_saves_an_epoch_does_that_epoch_again(place, monkeypatch):
     import train
-    import utils
-    from reid import cli
+    from reid import cli, runs
 
     monkeypatch.chdir(place)
-    save, saved = utils.save, []
+    save, saved = runs.save, []
 
     def killed(obj, path):
         saved.append(path.name)
@@ -173,7 +172,7 @@ def test_a_run_killed_while_it_saves_an_epoch_does_that_epoch_again(place, monke
 
     words = ['--name', 'k', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '2', *SMALL]
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match='killed'):
-        patch.setattr(utils, 'save', killed)
+        patch.setattr(runs, 'save', killed)
         cli.start(train.main, train.options, words)
     cli.start(train.main, train.options, ['--name', 'k', '--resume'])
     assert same(state(place / 'model/a/net_last.pth'), state(place / 'model/k/net_last.pth'))
@@ -186,7 +185,7 @@ LOSSES = '--loss triplet:0.5 center:0.1 arcface --ce 0.5 --pk 3 2 --pk_cameras'.
 def test_losses_and_their_batches_and_a_resumed_run_of_them(place, monkeypatch, capsys):
     """Weights of losses learn, and are gone on with: stopped after an epoch and resumed, a run ends with the same."""
     import train
-    from reid import cli
+    from reid import cli, runs
 
     monkeypatch.chdir(place)
     small = [word for word in SMALL if word not in ('--batchsize', '8')]
@@ -195,7 +194,7 @@ def test_losses_and_their_batches_and_a_resumed_run_of_them(place, monkeypatch, 
     assert yaml.safe_load((place / 'model/m/opts.yaml').read_text())['batchsize'] == 6
     assert not same(state(place / 'model/m/net_last.pth'), state(place / 'model/a/net_last.pth'))
 
-    keep = train.keep
+    keep = runs.keep
 
     def stop_after_the_first(folder, epoch, *more):
         keep(folder, epoch, *more)
@@ -203,7 +202,7 @@ def test_losses_and_their_batches_and_a_resumed_run_of_them(place, monkeypatch, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(train, 'keep', stop_after_the_first)
+        patch.setattr(runs, 'keep', stop_after_the_first)
         cli.start(train.main, train.options, ['--name', 'n', *words])
     middle = state(place / 'model/n/resume.pth')['losses']
     cli.start(train.main, train.options, ['--name', 'n', '--resume'])

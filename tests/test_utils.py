@@ -8,6 +8,7 @@ import yaml
 
 import utils
 from reid import cli
+from reid import runs as snapshots
 from reid.problem import Problem
 
 
@@ -29,9 +30,9 @@ def saved_run(runs, name='small'):
     opts.nclasses = 5
     utils.networks.complete(opts)
     (runs / name).mkdir()
-    utils.save_opts(opts, runs / name)
+    utils.save_opts(opts, runs / name, torch.device('cpu'))
     net = utils.networks.build(opts)
-    utils.save(net.state_dict(), runs / name / 'net_last.pth')
+    snapshots.save(net.state_dict(), runs / name / 'net_last.pth')
     return net, opts
 
 
@@ -110,6 +111,7 @@ UPSTREAM |= {'stride': 1, 'linear_num': 256, 'PCB': False, 'use_dense': False, '
     [
         ({}, ('resnet50', 'classblock', 1, 256, 256)),
         ({'use_dense': True}, ('densenet121', 'classblock', 1, 256, 256)),
+        ({'ibn': True}, ('resnet50_ibn_a', 'classblock', 1, 256, 256)),
         ({'PCB': True, 'stride': 2, 'linear_num': 512}, ('resnet50', 'pcb', 1, 256, 384)),
     ],
 )
@@ -120,7 +122,9 @@ def test_options_of_the_baseline_are_translated(changed, expected, tmp_path):
     assert opts['nclasses'] == 751
 
 
-@pytest.mark.parametrize(('changed', 'words'), [({'use_swin': True}, 'use_swin'), ({'nclasses': None}, 'nclasses')])
+@pytest.mark.parametrize(
+    ('changed', 'words'), [({'use_nothing': True}, 'use_nothing'), ({'nclasses': None}, 'nclasses')]
+)
 def test_options_that_cannot_be_translated_are_sentences(changed, words, tmp_path):
     content = {name: value for name, value in (UPSTREAM | changed).items() if value is not None}
     (tmp_path / 'opts.yaml').write_text(yaml.safe_dump(content))
@@ -128,12 +132,20 @@ def test_options_that_cannot_be_translated_are_sentences(changed, words, tmp_pat
         utils.read_opts(tmp_path)
 
 
-@pytest.mark.parametrize(('key', 'value'), [('height', None), ('backbone', 'resnet99'), ('run', {'torch': '2.6'})])
-def test_an_edited_opts_yaml_is_a_sentence(key, value, runs):
+@pytest.mark.parametrize(
+    ('key', 'value', 'sentence'),
+    [
+        ('height', None, 'was it edited'),
+        ('run', {'torch': '2.6'}, 'was it edited'),
+        ('backbone', 'resnet99', 'resnet50'),
+        ('head', 'tail', 'tail'),
+    ],
+)
+def test_an_edited_opts_yaml_is_a_sentence(key, value, sentence, runs):
     saved_run(runs)
     path = runs / 'small' / 'opts.yaml'
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: value}))
-    with pytest.raises(Problem, match='was it edited'):
+    with pytest.raises(Problem, match=sentence):
         utils.load_run('small')
 
 
@@ -179,7 +191,7 @@ def test_half_precision_needs_a_gpu(capsys):
 
 def test_a_stopped_save_leaves_the_old_file(tmp_path):
     path = tmp_path / 'x.pth'
-    utils.save({'a': torch.ones(1)}, path)
+    snapshots.save({'a': torch.ones(1)}, path)
     with pytest.raises(RuntimeError), utils.replacing(path) as temporary:
         temporary.write_bytes(b'half')
         raise RuntimeError

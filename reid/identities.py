@@ -1,0 +1,50 @@
+"""Who is trained on, and who is kept out to be ranked: of one prepared tree, or of several put together."""
+
+import numpy as np
+
+from reid import data
+from reid.data import People
+from reid.datasets import split_queries
+from reid.problem import Problem
+
+
+def split(roots, part, holdout=0):
+    """The pictures of `part` to train on and those of val, in trees without the last `holdout` identities of each."""
+    train, val = [], []
+    for root in roots:
+        out = kept_out(root, part, holdout)
+        for found, people in ((train, data.people(root, part)), (val, data.people(root, 'val', least=0))):
+            found.append(data.choose(people, [i for i, name in enumerate(people.ids) if name not in out]))
+    return join(train), join(val)
+
+
+def held_out(roots, part, holdout):
+    """The identities that `split` leaves out, with all of their pictures, as (query, gallery)."""
+    others = []
+    for root in roots:
+        out, everyone = kept_out(root, part, holdout), data.people(data.tree(root, ['train_all']), 'train_all')
+        others.append(data.choose(everyone, [i for i, name in enumerate(everyone.ids) if name in out]))
+    others = join(others)
+    query, gallery = split_queries(list(zip(*others, strict=True)))
+    if not query:
+        raise Problem(f'--holdout {holdout}: none of these identities was seen by two cameras; keep out more')
+    return data.choose(others, query), data.choose(others, gallery)
+
+
+def kept_out(root, part, holdout):
+    """The names of the last `holdout` identities of a tree."""
+    names = sorted(set(data.people(root, part).ids))
+    if not 0 <= holdout <= len(names) - 2:
+        raise Problem(f'--holdout {holdout}: of {len(names)} identities, 0 to {len(names) - 2} can be kept out')
+    return set(names[len(names) - holdout :])
+
+
+def join(trees):
+    """People of several trees as one: there, identities or cameras of the same name are not the same."""
+    if len(trees) == 1:
+        return trees[0]
+    return People(
+        [path for people in trees for path in people.paths],
+        [f'{i}-{name}' for i, people in enumerate(trees, 1) for name in people.ids],
+        np.concatenate([np.where(people.cams < 0, -1, people.cams + 1000 * i) for i, people in enumerate(trees)]),
+    )

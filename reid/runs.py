@@ -1,0 +1,73 @@
+"""What a run in training keeps on disk, epoch after epoch, so that it can be stopped, killed, read and gone on with."""
+
+import csv
+
+import torch
+
+from reid import plots, results
+from reid.files import replacing
+from reid.problem import Problem
+
+
+def begin(folder, overwrite):
+    """A new run: never on top of another by accident."""
+    there = sorted(folder.glob('net_*.pth'))
+    if there and not overwrite:
+        raise Problem(
+            f'{folder} holds a run already ({there[-1].name}). Go on with it: --resume. '
+            f'Begin anew in its place: --overwrite. Or take another --name'
+        )
+
+
+def clear(folder):
+    """Remove what an earlier run left: its snapshots, features and figures would pass for the new one's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = 'net_*.pth resume.pth opts.yaml log.csv train.jpg pytorch_result* multi_query* metrics.json result.txt'
+    for pattern in [*made.split(), 'show.png', 'report.png', 'threshold.*', 'rankings/*.png', '*.part']:
+        for path in folder.glob(pattern):
+            results.remove(path)
+
+
+def gone_on(state, names, folder):
+    """A line on what is gone on with. The label of an identity is its place among the names: they must be the same."""
+    if state['names'] != names:
+        raise Problem(f'{folder} was trained on other identities ({len(state["names"])}) than are here ({len(names)})')
+    return f'{folder}: going on after epoch {len(state["log"])}'
+
+
+def keep(folder, epoch, parts, log, names):
+    """Everything that a later run or reader needs, after every epoch; a snapshot of its own after every tenth.
+
+    resume.pth comes last: who is killed before it is complete does the epoch again, and gets the same.
+    """
+    weights = parts['model'].state_dict()
+    save(weights, folder / 'net_last.pth')
+    if epoch and epoch % 10 == 0:
+        save(weights, folder / f'net_{epoch:03d}.pth')
+    if log:
+        with (
+            replacing(folder / 'log.csv') as temporary,
+            temporary.open('w', newline='', encoding='utf-8') as file,
+        ):
+            writer = csv.DictWriter(file, list(dict.fromkeys(column for row in log for column in row)))
+            writer.writeheader()
+            writer.writerows(log)
+        plots.curves(log, folder / 'train.jpg')
+    state = {name: part.state_dict() for name, part in parts.items()} | {'log': log, 'names': names}
+    save(state, folder / 'resume.pth')
+
+
+def save(state, path):
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def line(row, total):
+    """One line an epoch."""
+    text = f'epoch {row["epoch"]:3d}/{total}'
+    for phase in ('train', 'val'):
+        if f'{phase}_loss' in row:
+            text += f'  {phase} loss {row[f"{phase}_loss"]:.4f} error {row[f"{phase}_top1err"]:.4f}'
+    if 'rank1' in row:
+        text += f'  held out Rank@1 {row["rank1"]:.4f} mAP {row["map"]:.4f}'
+    return f'{text}  {row["seconds"]:.0f} s'
