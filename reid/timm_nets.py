@@ -42,8 +42,8 @@ def names():
 
 
 def make(name, stride, height, width):
-    """With random weights, for pictures of this size; of any other too (`--ms`), unless `only` is set. A last stride of
-    1 is made up for by dilation, as timm does it."""
+    """With random weights, for pictures of this size; of others too (`--ms`), unless `only` is set. A last stride of 1
+    comes with dilated convolutions after it, as timm has it."""
     timm, short = library(name)
     finer = {'output_stride': 16} if stride == 1 else {}
     sized = {'img_size': (height, width)} if timm.get_pretrained_cfg(short).fixed_input_size else {}
@@ -87,8 +87,8 @@ def maps(net, x):
         if isinstance(error, torch.OutOfMemoryError) or height % 32 == width % 32 == 0:
             raise
         raise Problem(  # such as a HRNet, which adds up maps of several sizes
-            f'a {type(net).__name__} of timm cannot look at pictures of {height} x {width}: its height and width have to '
-            f'be multiples of 32. Leave --ms out'
+            f"timm's {type(net).__name__} cannot look at pictures of {height} x {width}: height and width have to be "
+            f'multiples of 32. Leave --ms out'
         ) from error
     if isinstance(y, Tensor) and y.ndim == 4:
         return y.permute(0, 3, 1, 2) if getattr(net, 'output_fmt', '') == 'NHWC' else y
@@ -98,7 +98,7 @@ def maps(net, x):
         if grid:
             return y.transpose(1, 2).unflatten(2, grid)
     raise Problem(
-        f'a {type(net).__name__} of timm has no feature maps for pictures of {height} x {width}: choose another'
+        f"timm's {type(net).__name__} has no feature maps for pictures of {height} x {width}: another --backbone, please"
     )
 
 
@@ -110,7 +110,8 @@ FILES = ('model.safetensors', 'pytorch_model.bin')
 
 def source(name):
     timm, short = library(name)
-    return f'https://huggingface.co/{timm.get_pretrained_cfg(short).hf_hub_id}/blob/main/{FILES[0]}'
+    repo = timm.get_pretrained_cfg(short).hf_hub_id
+    return f'https://huggingface.co/{repo}, {" or ".join(FILES)}' if repo else 'if there are any'
 
 
 def weights(name):
@@ -123,7 +124,10 @@ def weights(name):
     if repo and not any(isinstance(try_to_load_from_cache(repo, file), str) for file in FILES):
         with suppress(HTTPError):  # it grumbles, so it is there
             urlopen(Request(constants.ENDPOINT, method='HEAD'), timeout=10).close()
-    return timm.create_model(short, pretrained=True).state_dict()
+    try:
+        return timm.create_model(short, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client raises whatever it stumbles over, half of it no OSError
+        raise OSError(f'{type(error).__name__}: {error}') from error
 
 
 def translate(state, net):

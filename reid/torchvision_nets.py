@@ -165,7 +165,7 @@ def tiles(count, height, width):
 # ---------------------------------------------------------------------------------------------------------------------
 # 5. by the beginnings of their names
 
-ONE, TWO = (partial(make, refine=partial(refine_convs, count=count)) for count in (1, 2))
+ONE, TWO = (partial(make, refine=partial(refine_convs, count=count)) for count in (1, 2))  # so many convolutions
 POOL = partial(make, refine=refine_pool)
 OLD = {'aux_logits': False, 'init_weights': True, 'transform_input': True}  # without the classifiers on the way
 FAMILIES = [

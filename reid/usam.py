@@ -12,19 +12,16 @@ from torch.nn import functional as F
 
 
 class Unit(nn.Module):
-    """x + a x. With s, the sum of all channels: a = ReLU(BatchNorm(k k s - the sum of s over a k x k window)), k = 3,
-    and 0 along the border, where the window lacks neighbours and any place would look like a corner."""
+    """x + a x. With s, the sum of all channels: a = ReLU(BatchNorm(9 s - the sum of s over a window of 3 x 3)), and 0
+    along the border, where neighbours are missing and any place would look like a corner."""
 
-    def __init__(self, k=3):
+    def __init__(self):
         super().__init__()
-        self.k = k
         self.bn = nn.BatchNorm2d(1)
 
     def forward(self, x):  # (B, C, h, w) -> the same
-        k = self.k
         s = x.sum(1, keepdim=True, dtype=torch.float32)  # (B, 1, h, w): such sums leave the range of half precision
-        windows = k * k * F.avg_pool2d(s, k, stride=1, padding=k // 2)
-        a = F.relu(self.bn(k * k * s - windows))
+        a = F.relu(self.bn(9 * (s - F.avg_pool2d(s, 3, stride=1, padding=1))))
         a = F.pad(a[:, :, 1:-1, 1:-1], (1, 1, 1, 1))
         return x + a.to(x.dtype) * x
 

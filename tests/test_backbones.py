@@ -81,14 +81,6 @@ def test_maps_give_the_scores_of_torchvision(name):
     torch.testing.assert_close(MEMBERS[name](net, y), scores, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', [*MEMBERS, 'vit_b_32'])
-def test_names_are_those_of_torchvision(name):
-    early = {'init_weights': False, 'aux_logits': False} if name in ('googlenet', 'inception_v3') else {}
-    with torch.device('cpu' if name.startswith('regnet') else 'meta'):
-        net, theirs = backbones.trunk(name, 2, 224, 224), models.get_model(name, **early)
-    assert list(net.state_dict()) == list(theirs.state_dict())
-
-
 @torch.no_grad()
 def test_maps_of_a_vit_are_its_tokens():
     """In the order of its patches, and without the class token."""
@@ -110,14 +102,18 @@ def shapes(name, stride, height=256, width=128):
     return {key: value.shape for key, value in net.state_dict().items()}, y.shape[2:]
 
 
-def test_every_one_is_made():
+def test_every_one_is_made_with_the_names_of_its_library():
     for name in backbones.BACKBONES:
-        height, width = {'maxvit_t': (224, 224), 'vit_h_14': (252, 126)}.get(name, (256, 128))
-        if not name.startswith('regnet'):  # these cannot be made without numbers, and some of them are huge
-            with torch.device('meta'):
-                net = backbones.trunk(name, 2, height, width)
-            assert any(key.startswith(backbones.unused(net)) for key in net.state_dict()), name
         assert backbones.check(name) in backbones.names()
+        if name.startswith('regnet') and name not in MEMBERS:
+            continue  # these cannot be made without numbers, and some of them are huge
+        height, width = {'maxvit_t': (224, 224), 'vit_h_14': (252, 126)}.get(name, (256, 128))
+        with torch.device('cpu' if name.startswith('regnet') else 'meta'):
+            net = backbones.trunk(name, 2, height, width)
+            early = {'init_weights': False, 'aux_logits': False} if name in ('googlenet', 'inception_v3') else {}
+            if name in (*MEMBERS, 'vit_b_32'):
+                assert list(net.state_dict()) == list(models.get_model(name, **early).state_dict())
+        assert any(key.startswith(backbones.unused(net)) for key in net.state_dict()), name
     assert {*models.list_models(module=models)} < {*backbones.BACKBONES}
 
 
@@ -127,9 +123,9 @@ def test_every_one_is_made():
 
 @pytest.mark.parametrize(
     'name',
-    'resnet18 resnet50 resnext50_32x4d wide_resnet50_2 regnet_x_400mf shufflenet_v2_x0_5 efficientnet_b0 '
-    'efficientnet_v2_s mobilenet_v2 mobilenet_v3_large mnasnet0_5 convnext_tiny vgg11 googlenet resnet18_ibn_a '
-    'resnet50_ibn_b resnet50_usam efficientnet_lite0 osnet_x0_25'.split(),
+    'resnet18 resnext50_32x4d wide_resnet50_2 regnet_x_400mf shufflenet_v2_x0_5 efficientnet_b0 mobilenet_v2 '
+    'mobilenet_v3_small mnasnet0_5 convnext_tiny vgg11 googlenet resnet18_ibn_a resnet50_ibn_b resnet50_usam '
+    'efficientnet_lite0 osnet_x0_25'.split(),
 )
 def test_stride_1_doubles_the_maps(name):
     coarse, fine = shapes(name, 2), shapes(name, 1)
@@ -266,11 +262,9 @@ def timm():
         ('hrnet_w18_small', (64, 64), 'classifier'),
         ('swin_tiny_patch4_window7_224', (64, 32), 'head'),
         ('mambaout_femto', (64, 32), None),
-        ('test_vit', (64, 32), None),
         ('vit_tiny_patch16_224', (64, 32), None),
         ('vit_small_patch14_reg4_dinov2', (56, 28), None),
         ('vit_small_patch16_dinov3', (64, 32), None),
-        ('twins_svt_small', (64, 32), None),
     ],
 )
 @torch.no_grad()
@@ -538,6 +532,8 @@ def test_without_a_network_it_is_a_sentence(name, place, monkeypatch):
         ('resnet-50', 'resnet50'),
         ('osnet', 'osnet_x'),
         ('timm/seresnet5', 'timm/seresnet50'),
+        ('seresnet50', 'timm/seresnet50'),
+        ('hrnet_w18', 'timm/hrnet_w18'),
         ('timm/resnet50.a1_in1', 'timm/resnet50.a1_in1k'),
         ('zzzzzzzz', 'timm/NAME'),
     ],
@@ -554,9 +550,7 @@ def test_without_timm_it_is_a_sentence(monkeypatch):
     assert backbones.check('resnet50') == 'resnet50'
 
 
-@pytest.mark.parametrize(
-    'name', ['resnet18', 'convnext_tiny', 'swin_t', 'resnet50_usam', 'resnet50_ibn_b', 'vit_b_32', 'timm/test_vit']
-)
+@pytest.mark.parametrize('name', ['resnet18_ibn_a', 'convnext_tiny', 'resnet50_usam', 'vit_b_32', 'timm/test_vit'])
 def test_they_learn_in_half_precision(name):
     """A training step under autocast: each weight but the unused ones has a gradient."""
     if name.startswith('timm/'):

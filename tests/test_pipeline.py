@@ -213,6 +213,97 @@ def test_losses_and_their_batches_and_a_resumed_run_of_them(place, monkeypatch, 
     assert not any(torch.equal(middle[name], end[0][name]) for name in middle)
 
 
+MANY = '--head bnneck --pool gem --stride 1 --loss triplet center --pk 3 2 --optimizer adamw --lr 1e-3 --backbone_lr 1'
+MANY += ' --layer_decay 0.7 --clip 1 --accumulate 2 --average ema --average_from 0 --erasing_p 0.5 --erasing noise'
+MANY += ' --gray_patch_p 0.4 --policy randaugment --grow 0.5 --adv 0.1 --aiter 2 --DG data/toy/pytorch/gallery'
+
+
+def test_everything_at_once_and_stopped_and_resumed(place, monkeypatch, capsys):
+    """Two data sets learnt together, with each option that has a state or draws: a resumed run ends with the same."""
+    import train
+    from reid import cli, runs
+
+    monkeypatch.chdir(place)
+    shutil.copytree(place / 'data/toy', place / 'data/twin')
+    plain = ' '.join(SMALL).replace(' --linear_num 32', '').replace(' --batchsize 8', '').split()
+    words = ['--data_dir', 'data/toy', 'data/twin', '--train_all', '--total_epoch', '2', *plain, *MANY.split()]
+    cli.start(train.main, train.options, ['--name', 'o', *words, '--holdout', '2', '--eval_every', '1'])
+    assert 'the average: held out Rank@1' in capsys.readouterr().out
+    assert yaml.safe_load((place / 'model/o/opts.yaml').read_text())['run']['nclasses'] == 8
+
+    keep = runs.keep
+
+    def stop_after_the_first(folder, epoch, *more):
+        keep(folder, epoch, *more)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(runs, 'keep', stop_after_the_first)
+        cli.start(train.main, train.options, ['--name', 'p', *words, '--holdout', '2'])
+    cli.start(train.main, train.options, ['--name', 'p', '--resume'])
+    for name in ('net_last', 'net_average', 'net_average_bn'):
+        assert same(state(place / f'model/o/{name}.pth'), state(place / f'model/p/{name}.pth')), name
+    assert not same(state(place / 'model/o/net_average.pth'), state(place / 'model/o/net_average_bn.pth'))
+    with pytest.raises(SystemExit):
+        cli.start(__import__('test').main, __import__('test').options, ['--name', 'o'])
+    assert 'names 2 of them' in capsys.readouterr().err
+
+
+def test_the_plain_mean_of_epochs(place, monkeypatch):
+    import train
+    from reid import cli, runs
+
+    monkeypatch.chdir(place)
+    seen, keep = [], runs.keep
+
+    def look(folder, epoch, parts, *more):
+        seen.append(parts['model'].classifier.classifier[0].weight.detach().clone())
+        keep(folder, epoch, parts, *more)
+
+    monkeypatch.setattr(runs, 'keep', look)
+    words = '--name swa --data_dir data/toy --train_all --total_epoch 4 --average swa --average_from 0.5'.split()
+    cli.start(train.main, train.options, [*words, *SMALL])
+    average = state(place / 'model/swa/net_average.pth')['module.classifier.classifier.0.weight']
+    torch.testing.assert_close(average, (seen[3] + seen[4]) / 2)
+
+
+def test_accumulated_batches_learn_as_one(place, monkeypatch):
+    """Without what depends on the batch (BatchNorm in eval mode, no dropout, no draws), 3 times 2 pictures are 6."""
+    import train
+    from reid import augment, cli
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(torch.nn.BatchNorm2d, 'train', lambda self, mode=True: torch.nn.Module.train(self, False))
+    monkeypatch.setattr(augment.Augment, '__call__', lambda self, x, scale=1.0: augment.normalise(x))
+    small = ' '.join(SMALL).replace('--batchsize 8', '--head linear').replace('--linear_num 32', '').split()
+    words = ['--data_dir', 'data/toy', '--train_all', '--total_epoch', '1', '--cache', 'off', *small]
+    for name, more in (('six', '--batchsize 6'), ('twos', '--batchsize 2 --accumulate 3')):
+        cli.start(train.main, train.options, ['--name', name, *words, *more.split()])
+    six, twos = (state(place / f'model/{name}/net_last.pth') for name in ('six', 'twos'))
+    torch.testing.assert_close(six, twos, rtol=1e-3, atol=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(place, monkeypatch, capsys):
+    import train
+    from reid import cli, losses
+
+    monkeypatch.chdir(place)
+    count = iter(range(100))
+
+    def soon_broken(f, y):
+        return f.sum() * (float('nan') if next(count) == 4 else 0.0)  # in the second epoch of 3 batches
+
+    monkeypatch.setitem(losses.LOSSES, 'circle', lambda nclasses, dim: losses.Float32(soon_broken))
+    words = ['--name', 'nan', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '3', *SMALL]
+    with pytest.raises(SystemExit) as end:
+        cli.start(train.main, train.options, [*words, '--loss', 'circle'])
+    assert end.value.code == 2
+    assert 'the loss became nan in epoch 2/3, by batch' in capsys.readouterr().err
+    assert len(log(place / 'model/nan')) == 1
+    assert all(torch.isfinite(value).all() for value in state(place / 'model/nan/net_last.pth').values())
+
+
 @pytest.mark.parametrize(
     ('words', 'sentence'),
     [
@@ -220,6 +311,10 @@ def test_losses_and_their_batches_and_a_resumed_run_of_them(place, monkeypatch, 
         ('--loss circle circle:2', 'is there already'),
         ('--loss circle:-1', 'expected a weight'),
         ('--ce 0', 'leaves nothing to learn'),
+        ('--backbone resnet51', 'resnet50'),
+        ('--DG nowhere', 'no such folder'),
+        ('--head bnneck', '--linear_num 32'),
+        ('--backbone swin_t --stride 1', '--stride 1 is not for swin_t'),
         ('--pk 4 4', '--batchsize 8 contradicts --pk 4 4'),
         ('--pk 7 2 --batchsize 14', 'found 6 in all'),
         ('--pk 2 9 --batchsize 18', 'K is larger than any identity has'),
@@ -379,7 +474,7 @@ def test_a_broken_picture_is_named_wherever_it_is_loaded(place, card, workers, t
     assert done.stderr.splitlines()[-1].startswith(f'test.py: {broken} is not a picture')
 
 
-@pytest.mark.parametrize('script', ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo'])
+@pytest.mark.parametrize('script', ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo', 'threshold'])
 def test_help_needs_no_gpu_and_no_data(script, card, tmp_path):
     done = card(f'{script}.py', '--help', cwd=tmp_path)
     assert done.returncode == 0, done.stderr

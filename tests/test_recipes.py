@@ -1,0 +1,151 @@
+"""The table of recipes and the ladder of tricks: python -m pytest tests/test_recipes.py"""
+
+import csv
+import importlib.util
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from PIL import Image
+
+import train
+import utils
+from reid import cli, results
+from reid.problem import Problem
+from reid.results import Features
+
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'benchmarks' / f'{name}.py')
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture
+def table():
+    return module('table')
+
+
+@pytest.fixture
+def ablation(tmp_path, monkeypatch):
+    found = module('ablation')
+    monkeypatch.setattr(found, 'TABLE', tmp_path / 'ablation.csv')
+    monkeypatch.setattr(found, 'PICTURE', tmp_path / 'ablation.png')
+    return found
+
+
+def test_the_readme_has_the_table_as_it_is(table):
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert table.renewed(text, table.read(table.TABLE), table.read(table.PUBLISHED)) == text
+
+
+def test_what_is_published_agrees_with_the_recipes(table):
+    """Each figure also stands in the header of its recipe, as published."""
+    for row in table.read(table.PUBLISHED):
+        header = (ROOT / 'configs' / f'{row["recipe"]}.yaml').read_text(encoding='utf-8')
+        header = re.sub(r'\n# ', ' ', header)
+        assert re.search(rf'{row["rank1"]}\b.{{0,12}}{row["map"]}\b', header), row
+        assert 'published' in header
+
+
+def test_every_row_measured_here_is_whole(table):
+    for row in table.read(table.TABLE):
+        assert list(row) == table.COLUMNS
+        assert all(row[name] for name in table.COLUMNS if name != 'map_reranked')
+        assert (ROOT / 'configs' / f'{row["recipe"]}.yaml').is_file()
+        assert 0 < float(row['map_trapezoid']) < float(row['rank1']) < 100
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, 'RUNS', tmp_path)
+    folder = tmp_path / 'strong'
+    folder.mkdir()
+    about = {'command': 'python train.py --config configs/strong_triplet.yaml --name strong', 'device': 'a GPU'}
+    about |= {'nclasses': 3, 'python': '3.11', 'torch': '2.6', 'torchvision': '0.21', 'numpy': '2', 'commit': 'abc'}
+    opts = {'total_epoch': 2, 'seed': 5, 'weights': 'imagenet', 'run': about}
+    (folder / 'opts.yaml').write_text(yaml.safe_dump(opts))
+    (folder / 'log.csv').write_text('epoch,seconds\n1,90\n2,30.0\n')
+    figures = {'rank1': 0.9, 'map_trapezoid': 0.8, 'map_standard': 0.81, 'rerank': {'map_trapezoid': 0.85}}
+    (folder / 'metrics.json').write_text(json.dumps(figures))
+    part = Features(np.eye(2, dtype=np.float32), np.array([1, 2]), np.array([1, 2]), ['a', 'b'])
+    said = {'data_dir': 'x', 'which_epoch': 'last', 'ms': '1', 'no_flip': 'True'}
+    results.save(folder, 'pytorch_result', said, gallery=part, query=part)
+    return folder
+
+
+def test_a_run_becomes_a_row_and_the_row_a_line(table, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, 'TABLE', tmp_path / 'market1501.csv')
+    monkeypatch.setattr(table, 'README', tmp_path / 'README.md')
+    (tmp_path / 'README.md').write_text(f'before\n{table.BEGIN}\nold\n{table.END}\nafter\n')
+    for _ in range(2):  # the second time in place of the first
+        cli.start(table.main, table.options, ['--add', 'strong'])
+    (row,) = table.read(table.TABLE)
+    assert (row['recipe'], row['seed'], row['rank1'], row['map_reranked']) == ('strong_triplet', '5', '90.00', '85.00')
+    assert (row['minutes'], row['flip'], row['device'], row['commit']) == ('2.0', 'no', 'a GPU', 'abc')
+    text = (tmp_path / 'README.md').read_text()
+    assert text.startswith('before\n')
+    assert text.endswith('\nafter\n')
+    assert 'old' not in text
+    (line,) = [line for line in text.splitlines() if line.startswith('| [strong_triplet]')]
+    assert line.startswith(
+        '| [strong_triplet](configs/strong_triplet.yaml) | 90.00 | 80.00 | 81.00 | 85.00 | 2.0 min, a'
+    )
+    assert '94.18 / 85.76 (standard, no flip) by PaddleClas' in line
+
+
+def test_a_run_that_is_not_complete_is_no_row(table, run):
+    (run / 'log.csv').write_text('epoch,seconds\n1,90\n')
+    with pytest.raises(Problem, match='complete and tested'):
+        table.row_of('strong')
+
+
+def test_the_ladder_is_made_of_options_that_there_are(ablation):
+    rungs = ablation.rungs()
+    assert list(rungs)[0] == 'plain'
+    for words in rungs.values():
+        opts = cli.parse(train.options(), [*ablation.BASE.split(), *words, '--batchsize', '64'])
+        train.networks.complete(opts)
+        train.what_to_learn(opts)
+    assert set(rungs['+ BNNeck']) < set(rungs['+ triplet'])
+    assert 'circle' not in rungs['+ triplet']
+
+
+def test_a_ladder_goes_on_where_it_stopped(ablation, tmp_path, monkeypatch, capsys):
+    for i in range(4):
+        place = tmp_path / 'pytorch/train_all' / f'{i:04d}'
+        place.mkdir(parents=True)
+        Image.new('RGB', (4, 8)).save(place / f'{i:04d}_c1s1_000001_00.jpg')
+    seen = []
+
+    def trained(folder, words, seed, epochs):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append((seed, words))
+        assert len(list((folder / 'pytorch/train_all').iterdir())) == 4
+        return {'rank1': f'{50 + len(seen):.2f}', 'map': f'{40 + 2 * len(seen):.2f}', 'minutes': '1.0'}
+
+    monkeypatch.setattr(ablation, 'trained', trained)
+    monkeypatch.setattr(ablation, 'rungs', lambda: {'plain': ['--a'], '+ warm-up': ['--b']})
+    words = ['--data_dir', str(tmp_path), '--seeds', '0', '1', '--epochs', '7']
+    with pytest.raises(SystemExit):
+        cli.start(ablation.main, ablation.options, words)
+    assert [seed for seed, _ in seen] == ['0', '0', '1']
+    assert not ablation.PICTURE.exists()
+    monkeypatch.setattr(ablation, 'trained', lambda *a: {'rank1': '60.00', 'map': '50.00', 'minutes': '1.0'})
+    cli.start(ablation.main, ablation.options, words)
+    with ablation.TABLE.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['rung'], row['seed'], row['map']) for row in rows] == [
+        ('plain', '0', '42.00'),
+        ('+ warm-up', '0', '44.00'),
+        ('plain', '1', '46.00'),
+        ('+ warm-up', '1', '50.00'),
+    ]
+    assert '| plain | 44.0 ± 2.8 | 52.0 ± 1.4 | 2 |' in capsys.readouterr().out
+    with Image.open(ablation.PICTURE) as picture:
+        assert picture.size[0] > 600
