@@ -138,15 +138,11 @@ def lint():
 def demo():
     """From nothing to a ranked picture, with the commands that one would type."""
     python = setup()
-    small = '--data_dir data/toy --backbone resnet18 --height 128 --width 64 --weights none'.split()
-    small += ['--seed', '0', '--overwrite'] + ['--bf16'] if fast_bf16() else []
-    small += '--linear_num 0 --droprate 0'.split()
-    recipe = '--train_all --backbone_lr 1 --lr 0.1 --weight_decay 2e-3 --total_epoch 18 --warm_epoch 2 --cosine'.split()
-    recipe += '--erasing_p 0.5 --label_smooth 0.1'.split()
+    toy = ['--config', 'configs/toy.yaml', '--overwrite'] + (['--bf16'] if fast_bf16() else [])
     run(python, 'prepare.py', '--dataset', 'toy')
-    run(python, 'train.py', '--name', 'toy_untrained', '--total_epoch', '0', *small)
+    run(python, 'train.py', '--name', 'toy_untrained', '--total_epoch', '0', *toy)
     run(python, 'test.py', '--name', 'toy_untrained')
-    run(python, 'train.py', '--name', 'toy', *(small + recipe))
+    run(python, 'train.py', '--name', 'toy', *toy)
     run(python, 'test.py', '--name', 'toy')
     run(python, 'evaluate_gpu.py', '--name', 'toy')
     run(python, 'evaluate_rerank.py', '--name', 'toy')

@@ -169,11 +169,12 @@ def main(opts):
                 if chooser:
                     chooser.set_epoch(epoch)
             title = f'epoch {epoch}/{opts.total_epoch}'
-            look = partial(vary, scale=optim.grown(opts.grow, epoch, opts.total_epoch))
+            scale = optim.grown(opts.grow, epoch, opts.total_epoch)
+            look, plain = partial(vary, scale=scale), partial(vary.plain, scale=scale)
             passed = go_through(batches['train'], look, model, everything, cast, title, learn, opts.accumulate)
             row |= dict(zip(('train_loss', 'train_top1err'), passed, strict=True))
             if 'val' in batches:
-                passed = go_through(batches['val'], augment.normalise, model, told_apart, cast, f'{title} val')
+                passed = go_through(batches['val'], plain, model, told_apart, cast, f'{title} val')
                 row |= dict(zip(('val_loss', 'val_top1err'), passed, strict=True))
             if opts.average == 'swa' and epoch > opts.average_from * opts.total_epoch:
                 average.update_parameters(model)
@@ -207,16 +208,16 @@ def main(opts):
 
 
 def what_to_learn(opts):
-    """The losses that are added, [(name, weight)], and what other options decide: --pk the size of a batch."""
+    """The losses that are added, [(name, weight, settings)], and what --pk and --DG decide besides."""
     chosen = losses.parse(opts.loss)
     if opts.pk:
         p, k = opts.pk
         if 'batchsize' in opts.given and opts.batchsize != p * k:
             raise Problem(f'--batchsize {opts.batchsize} contradicts --pk {p} {k}, which makes batches of {p * k}')
         opts.batchsize = p * k
-    elif alone := [name for name, _ in chosen if name in losses.PAIRS]:
+    elif alone := [name for name, *_ in chosen if name in losses.PAIRS]:
         print(f'--loss {" ".join(alone)} compares pictures of one person, of which a batch has few: add --pk 8 4')
-    if opts.ce == 0 and not any(weight for _, weight in chosen):
+    if opts.ce == 0 and not any(weight for _, weight, _ in chosen):
         raise Problem('--ce 0 leaves nothing to learn: name a --loss')
     if opts.DG and opts.average == 'none':
         opts.average = 'ema'  # it is the teacher

@@ -52,9 +52,8 @@ class Augment:
 
     def __call__(self, x, scale=1.0):
         """x uint8 (B, 3, H, W) -> float (B, 3, H', W'), smaller by `scale` for progressive resizing."""
-        height, width = self.size(scale)
-        if x.shape[2:] != (height, width):
-            x = V.resize(x, [height, width], T.InterpolationMode.BILINEAR, antialias=True)
+        x = self.resized(x, scale)
+        height = x.shape[2]
         x = rows(x)
         if self.color_jitter:
             x = jitter(x)
@@ -65,6 +64,16 @@ class Augment:
         if self.erasing_p > 0:
             x = erase(x, self.erasing_p, ERASING[self.erasing])
         return pictures(x)
+
+    def plain(self, x, scale=1.0):
+        """The same size, but nothing changed: for val, which a network that grows sees as it sees its lessons."""
+        return normalise(self.resized(x, scale))
+
+    def resized(self, x, scale):
+        size = self.size(scale)
+        if tuple(x.shape[2:]) == size:
+            return x
+        return V.resize(x, list(size), T.InterpolationMode.BILINEAR, antialias=True)
 
     def size(self, scale):
         """Height and width at a scale: below 1 whole multiples of 16, since backbones halve four times or more."""

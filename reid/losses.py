@@ -1,4 +1,4 @@
-"""Losses on the feature, added to cross entropy by name: --loss triplet:0.5 circle
+"""Losses on the feature, added to cross entropy by name: --loss triplet:0.5 circle:1:gamma=64
 
 Every one is loss(feature, label): feature (B, D), label (B,) -> a scalar. What the functions and modules below are
 given is float32, under autocast too: `Float32` around each of them sees to that.
@@ -12,6 +12,7 @@ weight 1 they are about as strong as in the baseline whose figures are to be rea
 """
 
 import difflib
+import inspect
 import math
 from functools import partial
 
@@ -250,6 +251,7 @@ def cosface(cos, m=0.35):
 def sphere(cos, m=4):
     """psi(theta) = (-1)^k cos(m theta) - 2k on [k pi / m, (k + 1) pi / m], SphereFace, arXiv 1704.08063. The paper
     multiplies by the feature's length; here that is 1, as in the baseline."""
+    m = int(m)
     k = (m * cos.detach().clamp(-1, 1).acos() / math.pi).floor()
     before, now = torch.ones_like(cos), cos
     for _ in range(m - 1):
@@ -260,22 +262,47 @@ def sphere(cos, m=4):
 # ---------------------------------------------------------------------------------------------------------------------
 # 4. by name
 
+
+def plain(compute, **fixed):
+    """A loss without weights, from its function: what it compares is in the batch."""
+
+    def make(nclasses, dim, **settings):
+        return Float32(partial(compute, **fixed, **settings))
+
+    return make, settings_of(compute) - set(fixed)
+
+
+def margin(harder, s):
+    def make(nclasses, dim, s=s, **settings):
+        return Float32(MarginSoftmax(nclasses, dim, partial(harder, **settings), s))
+
+    return make, settings_of(harder) | {'s'}
+
+
+def settings_of(compute):
+    """The numbers that a function takes by name."""
+    defaults = {name: p.default for name, p in inspect.signature(compute).parameters.items()}
+    return {name for name, value in defaults.items() if isinstance(value, int | float)}
+
+
+RANKED = {'alpha', 'm', 'T'}
+# How each is made, make(nclasses, dim, **settings), and the settings that it knows.
 LOSSES = {
-    'triplet': lambda nclasses, dim: Float32(triplet),
-    'triplet_soft': lambda nclasses, dim: Float32(partial(triplet, margin=0, bend=F.softplus)),
-    'circle': lambda nclasses, dim: Float32(circle),
-    'contrast': lambda nclasses, dim: Float32(contrast),
-    'lifted': lambda nclasses, dim: Float32(lifted),
-    'supcon': lambda nclasses, dim: Float32(supcon),
-    'ranked_list': lambda nclasses, dim: Float32(ranked_list),
-    'ranked_list_clustered': lambda nclasses, dim: Float32(ranked_list_clustered),
-    'instance': lambda nclasses, dim: Float32(instance),
-    'instance_id': lambda nclasses, dim: Float32(instance_id),
-    'center': lambda nclasses, dim: Float32(Center(nclasses, dim)),
-    'verification': lambda nclasses, dim: Float32(Verification(dim)),
-    'arcface': lambda nclasses, dim: Float32(MarginSoftmax(nclasses, dim, arcface, s=64)),
-    'cosface': lambda nclasses, dim: Float32(MarginSoftmax(nclasses, dim, cosface, s=64)),
-    'sphere': lambda nclasses, dim: Float32(MarginSoftmax(nclasses, dim, sphere, s=1)),
+    'triplet': plain(triplet),
+    'triplet_soft': plain(triplet, margin=0, bend=F.softplus),
+    'circle': plain(circle),
+    'contrast': plain(contrast),
+    'lifted': plain(lifted),
+    'supcon': plain(supcon),
+    'ranked_list': (plain(ranked_list)[0], RANKED),
+    'ranked_list_clustered': (plain(ranked_list_clustered)[0], RANKED),
+    'instance': plain(instance),
+    'instance_id': plain(instance_id),
+    'center': (lambda nclasses, dim: Float32(Center(nclasses, dim)), set()),
+    'verification': (lambda nclasses, dim: Float32(Verification(dim)), set()),
+    'arcface': margin(arcface, s=64),
+    'cosface': margin(cosface, s=64),
+    'sphere': margin(sphere, s=1),
 }
 
 # Of a batch in which everybody is there once they make nothing: they need P identities with K pictures each.
@@ -283,36 +310,47 @@ PAIRS = set('triplet triplet_soft circle contrast lifted supcon ranked_list rank
 
 
 def parse(words):
-    """['triplet:0.5', 'circle'] -> [('triplet', 0.5), ('circle', 1.0)]"""
+    """['triplet:0.5', 'circle:1:gamma=64'] -> [('triplet', 0.5, {}), ('circle', 1.0, {'gamma': 64.0})]"""
     chosen = {}
     for word in words:
-        name, colon, text = word.partition(':')
+        name, *rest = word.split(':')
         if name not in LOSSES:
             near = difflib.get_close_matches(name, LOSSES, 1)
             hint = f'Did you mean {near[0]}? ' if near else ''
             raise Problem(f'--loss {word}: there is no loss {name!r}. {hint}Known here: {", ".join(LOSSES)}')
-        try:
-            weight = float(text) if colon else 1.0
-        except ValueError:
-            weight = math.nan
-        if not 0 <= weight < math.inf:
-            raise Problem(f'--loss {word}: expected a weight of 0 or more, as in {name}:0.5, found {text!r}')
+        weight = number(word, rest.pop(0), f'a weight of 0 or more, as in {name}:0.5', 0) if rest else 1.0
+        settings, known = {}, LOSSES[name][1]
+        for key, _, text in (item.partition('=') for item in rest):
+            if key not in known:
+                there = f'its settings are {", ".join(sorted(known))}' if known else 'it has no settings'
+                raise Problem(f'--loss {word}: {name} has no setting {key!r}; {there}, as in circle:1:gamma=64')
+            settings[key] = number(word, text, f'a number for {key}')
         if name in chosen:
             raise Problem(f'--loss {word}: {name} is there already; name it once, with the weight that you mean')
-        chosen[name] = weight
-    return list(chosen.items())
+        chosen[name] = weight, settings
+    return [(name, weight, settings) for name, (weight, settings) in chosen.items()]
+
+
+def number(word, text, expected, least=-math.inf):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise Problem(f'--loss {word}: expected {expected}, found {text!r}')
+    return value
 
 
 class Sum(nn.Module):
-    """The losses of [(name, weight)] -> their weighted sum, and {name: value without its weight} for the log.
+    """The losses of [(name, weight, settings)] -> their weighted sum, and {name: value without its weight} for the log.
 
     What the losses learn is in parameters() and state_dict(): it belongs in an optimiser and in a snapshot.
     """
 
     def __init__(self, chosen, nclasses, dim):
         super().__init__()
-        self.weights = dict(chosen)
-        self.losses = nn.ModuleDict({name: LOSSES[name](nclasses, dim) for name in self.weights})
+        self.weights = {name: weight for name, weight, _ in chosen}
+        self.losses = nn.ModuleDict({name: LOSSES[name][0](nclasses, dim, **given) for name, _, given in chosen})
 
     def centers(self):
         """[(centers, the weight of their loss)]: they follow the features by a rule of their own, see reid.optim."""

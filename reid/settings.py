@@ -74,7 +74,7 @@ def losses(parser):
         '--loss',
         nargs='+',
         default=[],
-        metavar='NAME[:WEIGHT]',
+        metavar='NAME[:WEIGHT[:SETTING=VALUE]]',
         help=f'added to cross entropy, on the feature (triplet, circle: with --pk): {", ".join(LOSSES)}',
     )
     group.add_argument('--ce', default=1.0, type=rate, help='weight of cross entropy (default 1; 0: without it)')

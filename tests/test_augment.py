@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from torch.nn import functional as F
 from torchvision import transforms as T
 
 from reid import augment, data
@@ -306,6 +307,14 @@ def test_jitter_goes_through_all_orders_and_rounds_once_at_the_end(monkeypatch):
 )
 def test_a_scale_gives_multiples_of_sixteen_and_one_changes_nothing(scale, size):
     assert Augment(100, 50)(noise(2, 100, 50), scale).shape == (2, 3, *size)
+
+
+def test_val_is_seen_at_the_same_scale_and_unchanged():
+    x = noise(2, 128, 64)
+    plain = Augment(128, 64, erasing_p=1.0, color_jitter=True).plain
+    assert torch.equal(plain(x), normalise(x))
+    small = F.interpolate(x.float(), (64, 32), mode='bilinear', antialias=True).round()
+    torch.testing.assert_close(plain(x, 0.5), normalise(small.to(torch.uint8)), atol=0.02, rtol=0)
 
 
 def test_a_smaller_batch_is_resized_smoothly_and_shifted_less():

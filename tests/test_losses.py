@@ -1,6 +1,7 @@
 """The losses against plain loops and pytorch-metric-learning: python -m pytest tests/test_losses.py"""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def batch(seed, labels, length=1.0):
 
 def make(name, seed=0):
     torch.manual_seed(seed)
-    return LOSSES[name](CLASSES, DIM)
+    return LOSSES[name][0](CLASSES, DIM)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -440,7 +441,7 @@ def test_features_in_half_precision(name, dtype):
 @pytest.mark.parametrize('length', [0.01, 5.0])
 def test_unit_length_inside_except_where_length_matters(name, length):
     f, y = batch(0, P_TIMES_K)
-    changes = not torch.isclose(LOSSES[name](1, 1)(f * length, y), LOSSES[name](1, 1)(f, y), rtol=1e-4)
+    changes = not torch.isclose(LOSSES[name][0](1, 1)(f * length, y), LOSSES[name][0](1, 1)(f, y), rtol=1e-4)
     assert changes == name.startswith('triplet')
 
 
@@ -514,8 +515,9 @@ def test_a_step_moves_what_learns(name):
 
 
 def test_words_become_names_and_weights():
-    assert losses.parse(['triplet:0.5', 'circle']) == [('triplet', 0.5), ('circle', 1.0)]
-    assert losses.parse(['center:5e-4', 'contrast:0']) == [('center', 0.0005), ('contrast', 0.0)]
+    assert losses.parse(['triplet:0.5', 'circle']) == [('triplet', 0.5, {}), ('circle', 1.0, {})]
+    assert losses.parse(['center:5e-4', 'contrast:0']) == [('center', 0.0005, {}), ('contrast', 0.0, {})]
+    assert losses.parse(['circle:2:gamma=64:m=0.3']) == [('circle', 2.0, {'gamma': 64.0, 'm': 0.3})]
     assert losses.parse([]) == []
 
 
@@ -531,7 +533,10 @@ def test_words_become_names_and_weights():
         (['triplet:-1'], "found '-1'"),
         (['triplet:nan'], "found 'nan'"),
         (['triplet:inf'], "found 'inf'"),
-        (['triplet:1:2'], "found '1:2'"),
+        (['triplet:1:2'], "triplet has no setting '2'; its settings are margin"),
+        (['circle:1:gama=64'], "no setting 'gama'; its settings are gamma, m"),
+        (['center:1:m=1'], 'it has no settings'),
+        (['circle:1:gamma=big'], "expected a number for gamma, found 'big'"),
         (['triplet', 'circle', 'triplet:2'], '--loss triplet:2: triplet is there already'),
     ],
 )
@@ -543,7 +548,7 @@ def test_words_that_cannot_be_meant(words, sentence):
 
 def test_the_sum_weighs_and_tells_each():
     f, y = batch(0, P_TIMES_K)
-    total = losses.Sum([('triplet', 0.5), ('center', 0.01), ('circle', 1.0)], CLASSES, DIM)
+    total = losses.Sum([('triplet', 0.5, {}), ('center', 0.01, {}), ('circle', 1.0, {})], CLASSES, DIM)
     value, each = total(f, y)
     assert list(each) == ['triplet', 'center', 'circle']
     assert not any(v.requires_grad for v in each.values())
@@ -558,3 +563,30 @@ def test_the_sum_weighs_and_tells_each():
 def test_the_sum_of_nothing():
     value, each = losses.Sum([], CLASSES, DIM)(*batch(0, P_TIMES_K))
     assert (value.item(), value.dtype, each) == (0.0, torch.float32, {})
+
+
+@pytest.mark.parametrize(
+    ('word', 'expected'),
+    [
+        ('triplet:1:margin=1', partial(losses.triplet, margin=1)),
+        ('circle:1:gamma=64:m=0.4', partial(losses.circle, gamma=64, m=0.4)),
+        ('instance:1:gamma=64', partial(losses.instance, gamma=64)),
+        ('ranked_list:1:m=0.8:T=10', partial(losses.ranked_list, m=0.8, T=10)),
+        ('ranked_list_clustered:1:alpha=1.5', partial(losses.ranked_list_clustered, alpha=1.5)),
+    ],
+)
+def test_settings_reach_the_loss(word, expected):
+    f, y = batch(0, P_TIMES_K)
+    total = losses.Sum(losses.parse([word]), CLASSES, DIM)
+    assert total(f, y)[0].item() == pytest.approx(expected(f, y).item())
+    assert total(f, y)[0].item() != pytest.approx(make(word.split(':')[0])(f, y).item())
+
+
+def test_settings_reach_a_margin():
+    f, y = batch(0, P_TIMES_K)
+    total = losses.Sum(losses.parse(['arcface:1:degrees=10:s=30']), CLASSES, DIM)
+    cos = losses.unit(f) @ losses.unit(total.losses['arcface'].compute.W).T
+    own = torch.arange(len(y))
+    angle = cos[own, y].acos() + math.radians(10)
+    expected = F.cross_entropy(30 * cos.index_put((own, y), angle.cos()), y) / len(y)
+    torch.testing.assert_close(total(f, y)[0], expected)

@@ -105,7 +105,7 @@ def test_stages_of_backbones(name, stage):
 
 
 def test_weights_of_losses_learn_with_the_head():
-    net, also, (optimizer,) = made([('arcface', 0.5)])
+    net, also, (optimizer,) = made([('arcface', 0.5, {})])
     before = also.losses['arcface'].compute.W.clone()
     value, _ = also(torch.randn(6, 2), torch.tensor([0, 0, 1, 1, 2, 2]))
     value.backward()
@@ -117,7 +117,7 @@ def test_weights_of_losses_learn_with_the_head():
 def test_centers_go_half_way_whatever_their_loss_weighs(weight):
     """Wen et al., ECCV 2016, with alpha 0.5 on the mean of the squared distances: c -= 0.5 * d/dc mean ||x - c||^2."""
     torch.manual_seed(0)
-    _, also, optimizers = made([('center', weight), ('triplet', 1.0)], optimizer='adam')
+    _, also, optimizers = made([('center', weight, {}), ('triplet', 1.0, {})], optimizer='adam')
     x, y = torch.randn(6, 2), torch.tensor([0, 0, 1, 1, 1, 2])
     centers = also.losses['center'].compute.centers
     expected = centers.detach().clone()

@@ -294,7 +294,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(place, 
     def soon_broken(f, y):
         return f.sum() * (float('nan') if next(count) == 4 else 0.0)  # in the second epoch of 3 batches
 
-    monkeypatch.setitem(losses.LOSSES, 'circle', lambda nclasses, dim: losses.Float32(soon_broken))
+    monkeypatch.setitem(losses.LOSSES, 'circle', (lambda nclasses, dim: losses.Float32(soon_broken), set()))
     words = ['--name', 'nan', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '3', *SMALL]
     with pytest.raises(SystemExit) as end:
         cli.start(train.main, train.options, [*words, '--loss', 'circle'])
