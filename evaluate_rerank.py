@@ -17,7 +17,9 @@ def options():
     parser.add_argument(
         '--k1', default=20, type=settings.positive, help='neighbours that must name each other (default 20)'
     )
-    parser.add_argument('--k2', default=6, type=settings.positive, help='neighbours to average over (default 6; 1: none)')
+    parser.add_argument(
+        '--k2', default=6, type=settings.positive, help='neighbours to average over (default 6; 1: none)'
+    )
     parser.add_argument(
         '--lambda_value',
         default=0.3,

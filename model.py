@@ -246,9 +246,12 @@ def load_weights(model, path, warm_start=False):
     """
     state, own = read_state(path), model.state_dict()
     if not any(name in own for name in state):  # a bare backbone, as its library saves it
-        state = {f'model.{name}': value for name, value in backbones.translate(state, model.model).items()}
+        state = {f'model.{name}': value for name, value in state.items()}
+    inner = {name.removeprefix('model.'): value for name, value in state.items() if name.startswith('model.')}
+    state |= {f'model.{name}': value for name, value in backbones.translate(inner, model.model).items()}
     found = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    optional = tuple(f'model.{name}' for name in backbones.unused(model.model))
+    optional = (*backbones.unused(model.model), *(backbones.NEW if warm_start else ()))
+    optional = tuple(f'model.{name}' for name in optional)
     absent = [n for n in own if n not in found and not n.startswith(optional) and not n.endswith('num_batches_tracked')]
     missing = [n for n in absent if n.startswith('model.')] if warm_start else absent
     if missing:
@@ -257,7 +260,8 @@ def load_weights(model, path, warm_start=False):
             f'{path} does not fit this network: {len(found)} of {len(own)} tensors match, {len(missing)} do not, '
             f'such as {(shapes or missing)[0]}. Was it made with another --backbone, --head or --linear_num?'
         )
-    model.load_state_dict(found, strict=False)
+    own.update(found)
+    model.load_state_dict(own)
     return f'{path}: {len(found)} of {len(own)} tensors' + (f', not in it: {", ".join(absent)}' if absent else '')
 
 
@@ -275,10 +279,17 @@ def read_state(path):
 
 
 def read_tensors(path):
-    """What torch.save wrote, provided that it is nothing but tensors and plain values: no code is ever unpickled."""
+    """What torch.save wrote, provided that it is nothing but tensors and plain values: no code is ever unpickled. Or a
+    .safetensors file, as timm's networks often come."""
     if not Path(path).is_file():
         raise Problem(f'{path}: there is no such file')
     try:
+        if Path(path).suffix == '.safetensors':
+            from safetensors.torch import load_file
+
+            return load_file(path)
         return torch.load(path, map_location='cpu', weights_only=True)
+    except ImportError:
+        raise Problem(f'{path}: such files are read by a package that is not here: pip install safetensors') from None
     except Exception:  # a text, a picture, half a file, a trap: torch raises whatever it stumbles over
         raise Problem(f'{path} is no file of weights that can be read safely, or it is damaged') from None

@@ -69,51 +69,50 @@ def main(opts):
         opts.seed = int(torch.initial_seed() % 2**31)
     utils.seed(opts.seed)
 
-    # 2. data
+    # 2. people
     part = 'train_all' if opts.train_all else 'train'
     roots = [data.tree(data_dir, [part, 'val']) for data_dir in opts.data_dir]
     train, val = identities.split(roots, part, opts.holdout)
     held_out = identities.held_out(roots, part, opts.holdout) if opts.holdout else None
     names = sorted(set(train.ids))
     label = {name: i for i, name in enumerate(names)}
-    print(f'{len(train.paths)} pictures of {len(names)} identities to train, {len(val.paths)} in val')
-    if min(opts.batchsize, len(train.paths)) < 2:
+    labels, val_labels = ([label[name] for name in people.ids] for people in (train, val))
+    print(f'{len(labels)} pictures of {len(names)} identities to train, {len(val_labels)} in val')
+    if min(opts.batchsize, len(labels)) < 2:
         raise Problem('BatchNorm needs two pictures at a time: --batchsize 2 or more, and two pictures to train on')
     sampler = None
     if opts.pk:
-        cams = train.cams if opts.pk_cameras else None
-        sampler = samplers.PK([label[name] for name in train.ids], *opts.pk, seed=opts.seed, cams=cams)
-
-    def load(paths, labels, **how):
-        """Batches of uint8 pictures (B, 3, H, W) and labels (B,)."""
-        where = {'folder': roots[0], 'where': opts.cache, 'device': device, 'workers': opts.num_workers}
-        return cache.batches(paths, labels, opts.height, opts.width, opts.batchsize, **where, **how)
-
-    shown = {'train': True, 'sampler': sampler, 'policy': opts.policy}
-    batches = {'train': load(train.paths, [label[name] for name in train.ids], **shown)}
-    if val.paths:
-        batches['val'] = load(val.paths, [label[name] for name in val.ids])
-    shift = opts.head != 'pcb'  # its stripes should stay where they are
-    changes = (opts.erasing_p, opts.erasing, opts.color_jitter, opts.gray_patch_p)
-    vary = augment.Augment(opts.height, opts.width, shift, *changes)
+        sampler = samplers.PK(labels, *opts.pk, seed=opts.seed, cams=train.cams if opts.pk_cameras else None)
+    unnamed = unlabelled.pictures(opts.DG) if opts.DG else []
 
     # 3. model
     opts.nclasses = len(names)
     model = networks.build(opts)
     print(runs.gone_on(state, names, folder) if state else networks.initialise(model, opts.weights, opts.backbone))
-    if opts.weights == 'none' and opts.total_epoch and 'backbone_lr' not in opts.given and not state:
+    if opts.weights == 'none' and opts.total_epoch and opts.backbone_lr < 1 and not state:
         print(f'(at --backbone_lr {opts.backbone_lr}, which suits pretrained weights; from scratch, 1 is better)')
     model = model.to(device, memory_format=torch.channels_last)
     average = None if opts.average == 'none' else optim.average(model, opts.average, opts.average_decay)
 
-    # 4. losses
+    # 4. pictures
+    def load(paths, labels, **how):
+        """Batches of uint8 pictures (B, 3, H, W) and labels (B,)."""
+        where = {'folder': roots[0], 'where': opts.cache, 'device': device, 'workers': opts.num_workers}
+        return cache.batches(paths, labels, opts.height, opts.width, opts.batchsize, **where, **how)
+
+    batches = {'train': load(train.paths, labels, train=True, sampler=sampler, policy=opts.policy)}
+    batches |= {'val': load(val.paths, val_labels)} if val_labels else {}
+    shift = opts.head != 'pcb'  # its stripes should stay where they are
+    changes = (opts.erasing_p, opts.erasing, opts.color_jitter, opts.gray_patch_p)
+    vary = augment.Augment(opts.height, opts.width, shift, *changes)
+
+    # 5. losses
     criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
     also = losses.Sum(chosen, len(names), model.width).to(device)
     extras = []
     if opts.adv:
         extras.append(adversary.Adversary(model, criterion, opts.adv, opts.aiter))
-    if opts.DG:
-        unnamed = unlabelled.pictures(opts.DG)
+    if unnamed:
         stream = load(unnamed, [0] * len(unnamed), train=True)
         extras.append(unlabelled.Agreement(model, average, stream, vary))
 
@@ -126,7 +125,7 @@ def main(opts):
         added, _ = also(feature, y)
         return told_apart(x, y, logits, feature) + added + sum(extra(x, y, cast) for extra in extras)
 
-    # 5. optimiser
+    # 6. optimiser
     steps = math.ceil(len(batches['train']) / opts.accumulate)
     optimizers = optim.optimizers(model, also, opts)
     schedule = optim.schedule(optimizers[0], opts, steps)
@@ -151,11 +150,11 @@ def main(opts):
     parts = {'model': model, 'losses': also, 'schedule': schedule, 'scaler': scaler}
     parts |= {'average': average} if average else {}
     parts |= {f'optimizer{i}': optimizer for i, optimizer in enumerate(optimizers)}
-    for name, part in parts.items() if state else ():
-        part.load_state_dict(state[name])
+    for name, one in parts.items() if state else ():
+        one.load_state_dict(state[name])
     log = state['log'] if state else []
 
-    # 6. loop
+    # 7. loop
     done = len(log)
     if not state:
         runs.clear(folder)
@@ -192,7 +191,7 @@ def main(opts):
         print(f'go on after epoch {done} with: python train.py --name {opts.name} --resume')
         raise
 
-    # 7. the averaged network needs BatchNorm statistics of its own
+    # 8. the averaged network needs BatchNorm statistics of its own
     if average and average.n_averaged > 0:
         runs.save(average.state_dict(), folder / 'net_average.pth')
         with cast:

@@ -1,8 +1,9 @@
 """Depthwise convolution, one k x k filter a channel, that learns quickly on a CPU as well.
 
 oneDNN, which convolves for torch on a CPU, is quick forwards, and backwards for 3x3 at stride 1. Two gradients take it
-many times as long: in bfloat16 the one of the input at stride 2, 30 to 150 times, and the one of a filter wider than 3,
-10 to 50 times in bfloat16 and 2 to 4 times in float32. `QuickBackward` makes both from what is quick.
+much longer than they need to: the one of the input at stride 2, in bfloat16 some twenty times and more, and the one of
+a filter wider than 3, in bfloat16 about ten times, in float32 up to three. `QuickBackward` makes both of them from what
+is quick.
 """
 
 import torch

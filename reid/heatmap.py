@@ -26,7 +26,8 @@ def shares(model, x, target):
     """The score of x (B, 3, H, W), raw feature times target (D,), as a mean over places: (B, h, w).
 
     Class activation mapping, arXiv 1512.04150. From the feature maps to the score all is affine in eval mode (averages,
-    a Linear, BatchNorm), so gradient times map, with the constant spread evenly, is exact and not an approximation.
+    a Linear, BatchNorm) or, like GeM, grows in proportion to the maps. So gradient times map, with the constant spread
+    evenly, adds up to the score exactly.
     """
     with torch.no_grad():
         maps = model.maps(x)  # (B, C, h, w)

@@ -65,9 +65,9 @@ def schedule(optimizer, opts, steps):
 
 
 def grown(share, epoch, epochs):
-    """The size of the pictures in an epoch, from 1 on, as a part of the whole: it grows evenly from `share` in the first
-    two thirds of the epochs, and the last third sees all of it (arXiv 2104.00298 grows in stages)."""
-    return min(1.0, share + (1 - share) * (epoch - 1) / max(1, epochs * 2 // 3))
+    """The size of the pictures in an epoch, from 1 on, as a part of the whole: it grows evenly from `share` in the
+    first two thirds of the epochs, and the last third sees all of it (arXiv 2104.00298 grows in stages)."""
+    return 1 - (1 - share) * max(0.0, 1 - (epoch - 1) / max(1, epochs * 2 // 3))
 
 
 def average(model, kind, decay=0.996):

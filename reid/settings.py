@@ -28,7 +28,7 @@ def data(parser):
         nargs='?',
         const='../DG-Market',
         metavar='DIR',
-        help='learn from a folder of pictures without names too (default ../DG-Market): the averaged network names them',
+        help='learn from a folder of pictures without names too (../DG-Market): the averaged network names them',
     )
     group.add_argument(
         '--seed', type=int, help='the same number gives the same figures again on a CPU (default: drawn)'
@@ -37,8 +37,8 @@ def data(parser):
         '--cache',
         default='auto',
         choices=cache.PLACES,
-        help='decode every picture once and keep it: in memory, on disk, on the GPU, where there is room (auto, '
-        'default); off: decode in every epoch',
+        help='decode every picture once and keep it: on the GPU, in memory, on disk, where there is room (auto, '
+        'default); off: decode in every epoch. python -m reid.cache TREE removes what is on disk',
     )
 
 

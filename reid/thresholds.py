@@ -167,8 +167,8 @@ def how_sure(rows, people, same, genuine, device='cpu', crowd=-1, draws=1000, se
     """Rows of `choose` -> the same with 95 percent intervals, far_95 and found_95.
 
     The bootstrap: as many identities are drawn, with replacement, and with them all pairs between two of them (the
-    vertex bootstrap of Snijders and Borgatti, 1999). To draw pairs would make the intervals far too narrow: each person is in
-    many pairs, and one who looks like another makes hundreds of wrong ones.
+    vertex bootstrap of Snijders and Borgatti, 1999). To draw pairs would make the intervals far too narrow: each
+    person is in many pairs, and one who looks like another makes hundreds of wrong ones.
     """
     names, person, size = np.unique(people.ids, return_inverse=True, return_counts=True)
     bars = [row['threshold'] for row in rows]

@@ -97,9 +97,7 @@ def maps(net, x):
         grid = tiles(y.shape[1], height, width)
         if grid:
             return y.transpose(1, 2).unflatten(2, grid)
-    raise Problem(
-        f"timm's {type(net).__name__} has no feature maps for pictures of {height} x {width}: another --backbone, please"
-    )
+    raise Problem(f"timm's {type(net).__name__} has no feature maps for pictures of {height} x {width}: choose another")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

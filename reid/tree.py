@@ -34,7 +34,7 @@ def may_write(out, root):
             raise Problem(
                 f'{place} is there already and prepare.py did not make it. Move it away, or give --out FOLDER.'
             )
-        foreign = {entry for entry in os.listdir(place) if entry[0] != '.'} - {*PARTS, ABOUT}
+        foreign = {entry for entry in os.listdir(place) if entry[0] != '.'} - {*PARTS, ABOUT, 'cache'}
         if foreign:
             raise Problem(f'{place} holds {sorted(foreign)[0]}, which prepare.py did not put there. Move it away.')
 

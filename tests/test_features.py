@@ -97,10 +97,10 @@ def test_heat_is_where_the_likeness_is():
     assert heat[1, 13, 2] < 0.5  # not 0: enlarging a dark spot makes a bright fringe
 
 
-@pytest.mark.parametrize('head', ['classblock', 'pcb'])
-def test_the_shares_of_all_places_add_up_to_the_score(head):
-    opts = argparse.Namespace(backbone='resnet18', head=head, droprate=0.5, nclasses=5, linear_num=None)
-    opts.height = opts.width = opts.stride = None
+@pytest.mark.parametrize(('head', 'pool'), [('classblock', 'avg'), ('pcb', 'avg'), ('bnneck', 'gem')])
+def test_the_shares_of_all_places_add_up_to_the_score(head, pool):
+    opts = argparse.Namespace(backbone='resnet18', head=head, pool=pool, droprate=0.5, nclasses=5)
+    vars(opts).update(dict.fromkeys(('height', 'width', 'stride', 'linear_num', 'loss_feature', 'test_feature')))
     torch.manual_seed(0)
     net = model.build(model.complete(opts))
     for layer in net.modules():

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 import model as networks
-from reid import torchvision_nets
+from reid import backbones
 from reid.problem import Problem
 
 SMALL = (64, 32)
@@ -223,6 +223,47 @@ def test_a_bare_backbone_warms_up_a_run(tmp_path):
         networks.load_weights(ours, tmp_path / 'resnet18.pth')
 
 
+def test_files_of_other_libraries_warm_up_a_run(tmp_path):
+    """torchreid's, of another number of people and wrapped by DataParallel; a ResNet-50 for one with attention, which
+    no file has; a file without what its library keeps beside the tensors; safetensors."""
+    given = {'head': 'bnneck', 'backbone': 'osnet_x0_25'}
+    theirs = backbones.trunk('osnet_x0_25').state_dict()
+    theirs |= {'classifier.weight': torch.randn(751, 512), 'classifier.bias': torch.randn(751)}
+    torch.save({'state_dict': {f'module.{n}': v for n, v in theirs.items()}, 'epoch': 3}, tmp_path / 'osnet.pth.tar')
+    ours = networks.build(opts(**given))
+    text = networks.load_weights(ours, tmp_path / 'osnet.pth.tar', warm_start=True)
+    assert 'not in it: classifier.add_block.weight' in text
+    name = 'conv4.1.conv2d.3.conv2.weight'
+    assert torch.equal(ours.model.state_dict()[name], theirs[name])
+
+    net = models.resnet50(weights=None)
+    torch.save(net.state_dict(), tmp_path / 'resnet50.pth')
+    networks.load_weights(networks.build(opts(backbone='resnet50_usam')), tmp_path / 'resnet50.pth', warm_start=True)
+
+    net = networks.build(opts(backbone='mnasnet0_5'))
+    torch.save(dict(net.state_dict()), tmp_path / 'mnasnet.pth')
+    networks.load_weights(networks.build(opts(backbone='mnasnet0_5')), tmp_path / 'mnasnet.pth')
+
+    safetensors = pytest.importorskip('safetensors.torch')
+    net = models.resnet18(weights=None)
+    safetensors.save_file(net.state_dict(), tmp_path / 'model.safetensors')
+    ours = networks.build(opts(backbone='resnet18'))
+    networks.initialise(ours, str(tmp_path / 'model.safetensors'), 'resnet18')
+    assert torch.equal(ours.model.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+    (tmp_path / 'broken.safetensors').write_bytes(b'no')
+    with pytest.raises(Problem, match='damaged'):
+        networks.initialise(ours, str(tmp_path / 'broken.safetensors'), 'resnet18')
+
+
+def test_a_transformer_for_another_size_begins_from_a_run(tmp_path):
+    given = {'backbone': 'vit_b_16', 'width': 64}
+    old, new = networks.build(opts(**given, height=64)), networks.build(opts(**given, height=128))
+    torch.save(old.state_dict(), tmp_path / 'old.pth')
+    networks.load_weights(new, tmp_path / 'old.pth', warm_start=True)
+    assert new.model.encoder.pos_embedding.shape[1] == 1 + 8 * 4
+    assert torch.equal(new.model.encoder.layers[11].mlp[0].weight, old.model.encoder.layers[11].mlp[0].weight)
+
+
 def test_a_run_with_another_number_of_identities_warms_up_a_run(tmp_path):
     old, new = networks.build(opts(backbone='resnet18', nclasses=5)), networks.build(opts(backbone='resnet18'))
     torch.save(old.state_dict(), tmp_path / 'old.pth')
@@ -257,6 +298,6 @@ def test_blocked_download_is_a_sentence(monkeypatch):
         raise OSError('blocked')
 
     net = networks.build(opts(backbone='resnet18'))
-    monkeypatch.setattr(torchvision_nets, 'load_state_dict_from_url', blocked)
+    monkeypatch.setattr(backbones, 'load_state_dict_from_url', blocked)
     with pytest.raises(Problem, match='--weights PATH'):
         networks.initialise(net, 'imagenet', 'resnet18')

@@ -186,3 +186,12 @@ def test_averages_are_what_they_say():
             seen.append(net.classifier.weight.detach().clone())
             average.update_parameters(net)
         torch.testing.assert_close(average.module.classifier.weight.detach(), expected(seen))
+
+
+@pytest.mark.parametrize('share', [0.06, 0.5, 1.0])
+def test_pictures_grow_for_two_thirds_of_the_epochs(share):
+    sizes = [optim.grown(share, epoch, 60) for epoch in range(1, 61)]
+    assert sizes[0] == pytest.approx(share)
+    assert sizes[40:] == [1.0] * 20  # exactly: then nothing is resized
+    assert sizes[20] == pytest.approx((1 + share) / 2)
+    assert optim.grown(share, 1, 1) == pytest.approx(share)

@@ -412,6 +412,7 @@ def test_our_tree_is_rebuilt_when_the_raw_folder_changed(market):
     assert set(names(market / 'pytorch')['query']) == {'0001', '0009'}
     assert not (market / 'pytorch.old').exists()
     whole = names(market / 'pytorch')
+    (market / 'pytorch/cache').mkdir()  # of train.py --cache disk: no foreign thing, and gone with the tree
     picture = market / 'pytorch/query/0009/0009_c4s1_000001_00.jpg'
     for spoil in (Path.unlink, lambda file: shutil.copyfile(file, file.with_name('extra.jpg')), change):  # or the tree
         spoil(picture)
