@@ -157,6 +157,9 @@ def demo():
     print('  model/toy/show.png             a query and its ten nearest; below, where the network looked')
     print('  model/toy/train.jpg, log.csv   how it learnt')
     print('  model/toy/metrics.json         the figures above, and more')
+    if python != sys.executable:
+        activate = r'.venv\Scripts\activate' if os.name == 'nt' else 'source .venv/bin/activate'
+        print('The packages are in .venv, for commands that you type: ' + activate)
     print('Next: another query (python demo.py --name toy --query_index 42), then a real data set: see README.md')
 
 

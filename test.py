@@ -52,7 +52,7 @@ def main(opts):
     device = utils.device(opts.gpu_ids)
     model, trained = utils.load_run(opts.name, opts.which_epoch, device, typed=opts)
     cast, _ = utils.precision(opts, device)
-    batchsize = opts.batchsize or (32 if device.type == 'cpu' else 256)
+    batchsize = utils.test_batchsize(opts, device)
 
     # 3. features, of unit length
     began, found = time.time(), {}

@@ -82,7 +82,7 @@ def main(opts):
     numbers = ', '.join(f'{number:,} {what.replace("_", " ")}' for what, number in count.items())
     print(f'{", ".join(map(str, roots))} ({part}): {numbers}')
     thresholds.possible(count['genuine_pairs'], impostors, opts.far)
-    if (Path(str(trained.get('weights'))).parent / 'opts.yaml').is_file():
+    if trained.get('weights') not in ('imagenet', 'none'):
         print(f'{opts.name} began from {trained["weights"]}: if that knows these people, the thresholds are too good')
 
     # 2. features, of unit length
@@ -90,7 +90,7 @@ def main(opts):
     model, net = utils.load_run(opts.name, opts.which_epoch, device, typed=opts)
     cast, _ = utils.precision(opts, device)
     pictures = data.Pictures(people.paths, ids, data.test_transform(net.height, net.width))
-    batchsize = opts.batchsize or (32 if device.type == 'cpu' else 256)
+    batchsize = utils.test_batchsize(opts, device)
     batches = data.loader(pictures, batchsize, device, opts.num_workers)
     f = features.extract(model, batches, device, not opts.no_flip, scales, cast)
 

@@ -19,7 +19,7 @@ import torchvision
 import yaml
 
 import model as networks
-from reid import backbones, machine, results, settings
+from reid import backbones, cli, machine, results, settings
 from reid.files import replacing
 from reid.problem import Problem
 
@@ -86,10 +86,16 @@ def machine_options(parser):
         help='processes that load pictures (default here %(default)s); 0 if they make trouble, as on Windows',
     )
     group.add_argument(
-        '--fp16', action='store_true', help='half precision on a GPU: half the memory, up to twice as fast'
+        '--fp16',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='half precision on a GPU: half the memory, up to twice as fast',
     )
     group.add_argument(
-        '--bf16', action='store_true', help='the same in bfloat16, for recent GPUs and CPUs; never overflows'
+        '--bf16',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='the same in bfloat16, for recent GPUs and CPUs; never overflows',
     )
 
 
@@ -145,6 +151,14 @@ def precision(opts, device):
     if opts.bf16:
         return torch.autocast(device.type, torch.bfloat16), False
     return nullcontext(), False
+
+
+def test_batchsize(opts, device):
+    """Nothing is learnt in a test, so a batch is as large as is quick."""
+    return opts.batchsize or (32 if device.type == 'cpu' else 256)
+
+
+test_batchsize.__test__ = False  # no test, whatever its name says to pytest
 
 
 def seed(number):
@@ -256,30 +270,19 @@ def read_opts(folder):
     return opts
 
 
-# The networks of the upstream baseline by its flags; none of them is the ResNet-50.
-UPSTREAM = {
-    'use_dense': 'densenet121',
-    'use_swin': 'timm/swin_base_patch4_window7_224',
-    'use_swinv2': 'timm/swinv2_base_window8_256',
-    'use_convnext': 'timm/convnext_base',
-    'use_hr': 'timm/hrnet_w18',
-    'use_NAS': 'timm/nasnetalarge',
-    'ibn': 'resnet50_ibn_a',
-}
-
-
 def upstream_opts(saved, path):
     """A dict of the upstream baseline's flags -> of ours."""
     flags = [name for name, value in saved.items() if name.startswith(('use_', 'ibn', 'usam')) and value]
-    if len(flags) > 1 or set(flags) - set(UPSTREAM):
+    if len(flags) > 1 or not {f'--{name}' for name in flags} <= set(cli.ALIASES):
         raise Problem(f'{path} asks for a network that is not built here: {", ".join(flags)}')
     if 'nclasses' not in saved:
         raise Problem(f'{path} does not say the number of identities: add a line such as "nclasses: 751"')
-    backbone = UPSTREAM[flags[0]] if flags else 'resnet50'
-    opts = {'backbone': backbone, 'pool': 'avg', 'head': 'pcb' if saved.get('PCB') else 'classblock'}
+    parser = cli.parser('')
+    network_options(parser)
+    typed = cli.parse(parser, [f'--{name}' for name in flags])
+    opts = {'backbone': typed.backbone, 'pool': 'avg', 'head': 'pcb' if saved.get('PCB') else 'classblock'}
     opts |= {**networks.HEADS[opts['head']][1], 'nclasses': saved['nclasses']}
-    if 'use_swin' in flags:
-        opts |= {'height': 224, 'width': 224}
+    opts |= {name: getattr(typed, name) for name in ('height', 'width') if getattr(typed, name)}
     if opts['head'] == 'classblock':
         opts |= {name: saved[name] for name in ('stride', 'linear_num') if name in saved}
     data_dir = [saved['data_dir']] if saved.get('data_dir') else []

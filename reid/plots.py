@@ -1,4 +1,4 @@
-"""The pictures that the scripts make: the course of a training, a ranking, heat maps, distances.
+"""The pictures that the scripts make: the course of a training, a report, thresholds, costs, rankings, heat maps.
 
 Drawn on figures of their own, without pyplot, so that no screen is needed and nothing is left open. Matplotlib takes
 half a second to import: that waits until there is something to draw.

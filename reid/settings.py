@@ -14,7 +14,12 @@ def data(parser):
         default=['../Market/pytorch'],
         help='the prepared tree (default ../Market/pytorch), or several to learn at once, identities kept apart',
     )
-    group.add_argument('--train_all', action='store_true', help='train on all pictures, those of val among them')
+    group.add_argument(
+        '--train_all',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='train on all pictures, those of val among them',
+    )
     group.add_argument(
         '--holdout',
         default=0,
@@ -51,7 +56,12 @@ def augmentation(parser):
         choices=augment.ERASING,
         help='with the mean colour (default), black, noise, or shifted: the numbers that the strong baseline writes',
     )
-    group.add_argument('--color_jitter', action='store_true', help='vary brightness, contrast and saturation')
+    group.add_argument(
+        '--color_jitter',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='vary brightness, contrast and saturation',
+    )
     group.add_argument(
         '--gray_patch_p', default=0.0, type=fraction, help='turn a random rectangle gray: 0 (default) to 0.4'
     )
@@ -85,7 +95,12 @@ def losses(parser):
         metavar=('P', 'K'),
         help='batches of P identities with K pictures each, which losses that compare pictures need: 16 4 is usual',
     )
-    group.add_argument('--pk_cameras', action='store_true', help='--pk with pictures from as many cameras as possible')
+    group.add_argument(
+        '--pk_cameras',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='--pk with pictures from as many cameras as possible',
+    )
     group.add_argument('--label_smooth', default=0.0, type=fraction, help='0 (default); 0.1 is usual')
     group.add_argument(
         '--adv',
@@ -128,7 +143,12 @@ def optimisation(parser):
     group.add_argument(
         '--milestones', nargs='+', type=positive, metavar='EPOCH', help='lr falls to a tenth (default: at 2/3)'
     )
-    group.add_argument('--cosine', action='store_true', help='let lr fall along a cosine, not in steps')
+    group.add_argument(
+        '--cosine',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='let lr fall along a cosine, not in steps',
+    )
     group.add_argument(
         '--average',
         choices=('none', 'ema', 'swa'),

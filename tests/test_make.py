@@ -37,6 +37,24 @@ def test_an_old_python_gets_a_sentence(monkeypatch, capsys):
     assert 'Python 3.10 or newer is needed' in words_of(make.main, capsys)
 
 
+def test_older_pythons_are_not_held_to_what_they_cannot_have():
+    """A pin whose package excludes the oldest Python that is supported has a marker, or pip would stop there."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    lines = (ROOT / 'requirements/constraints.txt').read_text().splitlines()
+    for pin in [Requirement(line) for line in lines if line and not line.startswith('#')]:
+        try:
+            about = metadata(pin.name)
+        except PackageNotFoundError:
+            continue
+        if about['Version'] in pin.specifier and '3.10.0' not in SpecifierSet(about['Requires-Python'] or ''):
+            assert pin.marker is not None, pin.name
+            assert not pin.marker.evaluate({'python_version': '3.10'}), pin.name
+
+
 @pytest.mark.parametrize('words', [[], ['dmeo'], ['demo', 'more']])
 def test_a_wrong_goal_gets_the_right_ones(words):
     done = subprocess.run([sys.executable, ROOT / 'make.py', *words], capture_output=True, text=True)

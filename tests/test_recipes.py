@@ -48,14 +48,17 @@ def test_what_is_published_agrees_with_the_recipes(table):
     for row in table.read(table.PUBLISHED):
         header = (ROOT / 'configs' / f'{row["recipe"]}.yaml').read_text(encoding='utf-8')
         header = re.sub(r'\n# ', ' ', header)
-        assert re.search(rf'{row["rank1"]}\b.{{0,12}}{row["map"]}\b', header), row
-        assert 'published' in header
+        figures = re.escape(row['rank1']), re.escape(row['map'])
+        assert re.search(rf'Rank@1 {figures[0]}, mAP {figures[1]} \({row["kind"]}', header), row
+        assert ('--no_flip' in header) == (row['flip'] == 'no')
+        assert 'as published there' in header
 
 
 def test_every_row_measured_here_is_whole(table):
     for row in table.read(table.TABLE):
         assert list(row) == table.COLUMNS
-        assert all(row[name] for name in table.COLUMNS if name != 'map_reranked')
+        assert all(row[name] for name in table.COLUMNS if name not in ('map_reranked', 'changed'))
+        assert row['commit'] != 'None'
         assert (ROOT / 'configs' / f'{row["recipe"]}.yaml').is_file()
         assert 0 < float(row['map_trapezoid']) < float(row['rank1']) < 100
 
@@ -65,12 +68,19 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, 'RUNS', tmp_path)
     folder = tmp_path / 'strong'
     folder.mkdir()
-    about = {'command': 'python train.py --config configs/strong_triplet.yaml --name strong', 'device': 'a GPU'}
+    command = 'python train.py --config configs/strong_triplet.yaml --name strong --data_dir ../Market/pytorch'
+    about = {'command': command, 'device': 'a GPU'}
     about |= {'nclasses': 3, 'python': '3.11', 'torch': '2.6', 'torchvision': '0.21', 'numpy': '2', 'commit': 'abc'}
     opts = {'total_epoch': 2, 'seed': 5, 'weights': 'imagenet', 'run': about}
     (folder / 'opts.yaml').write_text(yaml.safe_dump(opts))
     (folder / 'log.csv').write_text('epoch,seconds\n1,90\n2,30.0\n')
-    figures = {'rank1': 0.9, 'map_trapezoid': 0.8, 'map_standard': 0.81, 'rerank': {'map_trapezoid': 0.85}}
+    figures = {
+        'queries': 3368,
+        'rank1': 0.9,
+        'map_trapezoid': 0.8,
+        'map_standard': 0.81,
+        'rerank': {'map_trapezoid': 0.85},
+    }
     (folder / 'metrics.json').write_text(json.dumps(figures))
     part = Features(np.eye(2, dtype=np.float32), np.array([1, 2]), np.array([1, 2]), ['a', 'b'])
     said = {'data_dir': 'x', 'which_epoch': 'last', 'ms': '1', 'no_flip': 'True'}
@@ -92,15 +102,29 @@ def test_a_run_becomes_a_row_and_the_row_a_line(table, run, tmp_path, monkeypatc
     assert text.endswith('\nafter\n')
     assert 'old' not in text
     (line,) = [line for line in text.splitlines() if line.startswith('| [strong_triplet]')]
-    assert line.startswith(
-        '| [strong_triplet](configs/strong_triplet.yaml) | 90.00 | 80.00 | 81.00 | 85.00 | 2.0 min, a'
-    )
-    assert '94.18 / 85.76 (standard, no flip) by PaddleClas' in line
+    begin = '| [strong_triplet](configs/strong_triplet.yaml), no flip | 90.00 | 80.00 | 81.00 | 85.00 | 2.0 min, a'
+    assert line.startswith(begin)
+    assert '94.18 / 85.76 (standard, no flip) by [PaddleClas](https://' in line
+    assert any(line.startswith('| [convnext](configs/convnext.yaml) | | | | | not yet |') for line in text.splitlines())
 
 
 def test_a_run_that_is_not_complete_is_no_row(table, run):
     (run / 'log.csv').write_text('epoch,seconds\n1,90\n')
     with pytest.raises(Problem, match='complete and tested'):
+        table.row_of('strong')
+
+
+def test_what_was_typed_beside_a_recipe_is_told(table):
+    assert table.typed('python train.py --config=configs/pcb.yaml --seed 3 --data_dir a b') == ('pcb', '')
+    assert table.typed('python train.py --name x --lr 0.1 --config c/pcb.yaml --bf16') == ('pcb', '--lr 0.1 --bf16')
+    with pytest.raises(Problem, match='with --config'):
+        table.typed('python train.py --name x')
+
+
+def test_another_data_set_is_no_row(table, run):
+    figures = json.loads((run / 'metrics.json').read_text()) | {'queries': 2228}
+    (run / 'metrics.json').write_text(json.dumps(figures))
+    with pytest.raises(Problem, match='2228 queries: Market-1501 has 3368'):
         table.row_of('strong')
 
 
@@ -131,6 +155,8 @@ def test_a_ladder_goes_on_where_it_stopped(ablation, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(ablation, 'trained', trained)
     monkeypatch.setattr(ablation, 'rungs', lambda: {'plain': ['--a'], '+ warm-up': ['--b']})
+    monkeypatch.setattr(ablation, 'TRAINED', 3)
+    monkeypatch.setattr(ablation, 'KEPT_OUT', 1)
     words = ['--data_dir', str(tmp_path), '--seeds', '0', '1', '--epochs', '7']
     with pytest.raises(SystemExit):
         cli.start(ablation.main, ablation.options, words)
