@@ -8,7 +8,7 @@ Run:     python test.py --name ft_ResNet50 --test_dir ../Market/pytorch
 import time
 
 import utils
-from reid import cli, data, features, results, settings
+from reid import cli, data, features, processes, results, settings
 from reid.problem import Problem
 
 
@@ -35,6 +35,7 @@ def options():
 
 
 def main(opts):
+    processes.alone()
     # 1. what to test: everything that can be wrong is found out before the work begins
     folder = utils.find_run(opts.name)
     scales = features.areas(opts.ms)

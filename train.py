@@ -20,6 +20,7 @@ import utils
 from reid import (
     adversary,
     augment,
+    backbones,
     cache,
     cli,
     data,
@@ -27,6 +28,7 @@ from reid import (
     identities,
     losses,
     optim,
+    processes,
     ranking,
     runs,
     samplers,
@@ -59,6 +61,7 @@ def options():
 
 def main(opts):
     # 1. the run
+    processes.alone()
     folder = utils.run_folder(opts.name)
     state = resume(folder, opts) if opts.resume else runs.begin(folder, opts.overwrite)
     networks.complete(opts)
@@ -72,6 +75,8 @@ def main(opts):
     # 2. people
     part = 'train_all' if opts.train_all else 'train'
     roots = [data.tree(data_dir, [part, 'val']) for data_dir in opts.data_dir]
+    if len({root.resolve() for root in roots}) < len(roots):
+        raise Problem('--data_dir names one tree twice')
     train, val = identities.split(roots, part, opts.holdout)
     held_out = identities.held_out(roots, part, opts.holdout) if opts.holdout else None
     names = sorted(set(train.ids))
@@ -95,16 +100,20 @@ def main(opts):
     average = None if opts.average == 'none' else optim.average(model, opts.average, opts.average_decay)
 
     # 4. pictures
+    shift = opts.head != 'pcb'  # its stripes should stay where they are
+    changes = (opts.erasing_p, opts.erasing, opts.color_jitter, opts.gray_patch_p)
+    vary = augment.Augment(opts.height, opts.width, shift, *changes)
+    scales = [optim.grown(opts.grow, epoch, opts.total_epoch) for epoch in range(opts.total_epoch + 1)]
+    for size in {vary.size(scale) for scale in scales}:  # a network that takes no other size says so now
+        backbones.channels(opts.backbone, model.model, *size)
+
     def load(paths, labels, **how):
         """Batches of uint8 pictures (B, 3, H, W) and labels (B,)."""
         where = {'folder': roots[0], 'where': opts.cache, 'device': device, 'workers': opts.num_workers}
         return cache.batches(paths, labels, opts.height, opts.width, opts.batchsize, **where, **how)
 
     batches = {'train': load(train.paths, labels, train=True, sampler=sampler, policy=opts.policy)}
-    batches |= {'val': load(val.paths, val_labels)} if val_labels else {}
-    shift = opts.head != 'pcb'  # its stripes should stay where they are
-    changes = (opts.erasing_p, opts.erasing, opts.color_jitter, opts.gray_patch_p)
-    vary = augment.Augment(opts.height, opts.width, shift, *changes)
+    batches |= {'val': load(val.paths, val_labels)} if val_labels and opts.ce else {}
 
     # 5. losses
     criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
@@ -117,7 +126,8 @@ def main(opts):
         extras.append(unlabelled.Agreement(model, average, stream, vary))
 
     def told_apart(x, y, logits, feature):
-        """Cross entropy, summed over the parts of a person: what can be said of val too, with one picture of each."""
+        """Cross entropy, summed over the parts of a person. Of val nothing else is told: it may have one picture of
+        each, and most of --loss need two."""
         return opts.ce * sum(criterion(z, y) for z in logits)
 
     def everything(x, y, logits, feature):
@@ -151,7 +161,8 @@ def main(opts):
     parts |= {'average': average} if average else {}
     parts |= {f'optimizer{i}': optimizer for i, optimizer in enumerate(optimizers)}
     for name, one in parts.items() if state else ():
-        one.load_state_dict(state[name])
+        if state[name] or name != 'scaler':  # where there was none, as on a CPU, it begins anew
+            one.load_state_dict(state[name])
     log = state['log'] if state else []
 
     # 7. loop
@@ -168,8 +179,7 @@ def main(opts):
                 if chooser:
                     chooser.set_epoch(epoch)
             title = f'epoch {epoch}/{opts.total_epoch}'
-            scale = optim.grown(opts.grow, epoch, opts.total_epoch)
-            look, plain = partial(vary, scale=scale), partial(vary.plain, scale=scale)
+            look, plain = partial(vary, scale=scales[epoch]), partial(vary.plain, scale=scales[epoch])
             passed = go_through(batches['train'], look, model, everything, cast, title, learn, opts.accumulate)
             row |= dict(zip(('train_loss', 'train_top1err'), passed, strict=True))
             if 'val' in batches:
@@ -194,25 +204,53 @@ def main(opts):
     # 8. the averaged network needs BatchNorm statistics of its own
     if average and average.n_averaged > 0:
         runs.save(average.state_dict(), folder / 'net_average.pth')
-        with cast:
-            update_bn((vary(x) for x, _ in batches['train']), average)
+        utils.seed(opts.seed + opts.total_epoch + 1)  # as a resumed run does
+        if sampler:
+            sampler.set_epoch(opts.total_epoch + 1)
+        update_bn((vary(x) for x, _ in batches['train']), average)
         runs.save(average.state_dict(), folder / 'net_average_bn.pth')
         if held_out:
             row = rank(average.module, held_out, opts, device, cast)
             print(f'the average: held out Rank@1 {row["rank1"]:.4f} mAP {row["map"]:.4f}')
         print(f'the average: python test.py --name {opts.name} --which_epoch average_bn')
     print(f'{folder}: net_last.pth, opts.yaml' + (', log.csv, train.jpg' if log else ''))
-    where = f' --test_dir {cli.quote(opts.data_dir[0])}' if len(opts.data_dir) == 1 else ''
-    print(f'next: python test.py --name {opts.name}{where}')
+    where = cli.quote(opts.data_dir[0]) if len(opts.data_dir) == 1 else 'DIR'
+    print(f'next: python test.py --name {opts.name} --test_dir {where}')
+
+
+NEEDED = {
+    'pk_cameras': 'pk',
+    'erasing': 'erasing_p',
+    'aiter': 'adv',
+    'warm_from': 'warm_epoch',
+    'eval_every': 'holdout',
+}
+NEEDED |= {'loss_feature': 'loss'}
 
 
 def what_to_learn(opts):
-    """The losses that are added, [(name, weight, settings)], and what --pk and --DG decide besides."""
+    """The losses that are added, [(name, weight, settings)], and what --pk and --DG decide besides. What was typed and
+    would do nothing is a sentence."""
     chosen = losses.parse(opts.loss)
+    for name, needed in NEEDED.items():
+        if name in opts.given and getattr(opts, needed) in (None, 0, [], 'none'):
+            raise Problem(f'--{name} does nothing without --{needed}')
+    if opts.cosine and opts.milestones:  # what is typed wins over a recipe's
+        if ('cosine' in opts.given) == ('milestones' in opts.given):
+            raise Problem('--cosine and --milestones are two courses of the learning rate: one of them, please')
+        opts.cosine, opts.milestones = (
+            ('cosine' in opts.given),
+            (opts.milestones if 'milestones' in opts.given else None),
+        )
+    if opts.average == 'none' and not opts.DG and {'average_from', 'average_decay'} & opts.given:
+        raise Problem('--average_from and --average_decay do nothing without --average ema or swa')
     if opts.pk:
         p, k = opts.pk
         if 'batchsize' in opts.given and opts.batchsize != p * k:
-            raise Problem(f'--batchsize {opts.batchsize} contradicts --pk {p} {k}, which makes batches of {p * k}')
+            raise Problem(
+                f'--batchsize {opts.batchsize} contradicts --pk {p} {k}, here or in the recipe, which makes batches of '
+                f'{p * k}'
+            )
         opts.batchsize = p * k
     elif alone := [name for name, *_ in chosen if name in losses.PAIRS]:
         print(f'--loss {" ".join(alone)} compares pictures of one person, of which a batch has few: add --pk 8 4')
@@ -266,8 +304,11 @@ def resume(folder, opts):
     """The state of an interrupted run, and its options put into opts. A typed one that contradicts them is an error."""
     if opts.overwrite:
         raise Problem('--resume goes on with a run, --overwrite begins it anew: one of them, please')
+    if 'config' in opts.given:
+        raise Problem('--resume takes the options of the run: leave --config out')
     saved = utils.read_opts(utils.find_run(opts.name))
     free = {'name', 'data_dir', 'gpu_ids', 'num_workers', 'eval_every', 'cache'}
+    free |= {'DG'} if saved.get('DG') else set()
     fixed = [name for name in saved if name not in free and hasattr(opts, name)]
     advice = f'Leave it out, or begin another run from these weights: --name NEW --weights {folder}/net_last.pth'
     utils.agree(opts, saved, fixed, folder / 'opts.yaml', advice)
@@ -280,6 +321,8 @@ def resume(folder, opts):
     state = networks.read_tensors(path)
     if 'optimizer0' not in state:
         raise Problem(f'{path} is of an older version, which cannot be gone on with. --overwrite begins anew')
+    if 'data_dir' in opts.given:  # the pictures have moved
+        utils.amend_opts(folder, data_dir=opts.data_dir)
     return state
 
 

@@ -58,7 +58,10 @@ def network_options(parser):
         help="the backbone's last stride: 2 (default), or 1 for twice finer maps: better and slower (bnneck, pcb: 1)",
     )
     group.add_argument(
-        '--droprate', default=0.5, type=settings.fraction, help='dropout before the classifier (default 0.5)'
+        '--droprate',
+        default=0.5,
+        type=settings.fraction,
+        help='dropout of classblock and pcb, before the classifier (default 0.5)',
     )
     group.add_argument(
         '--linear_num',
@@ -71,7 +74,9 @@ def network_options(parser):
         help='--loss compares the feature before the head (bnneck), or after it (default of the others)',
     )
     group.add_argument(
-        '--test_feature', choices=('before', 'after'), help='a descriptor is the feature after the head (default)'
+        '--test_feature',
+        choices=('before', 'after'),
+        help='a descriptor is the feature after the head (default), or the pooled one before',
     )
 
 
@@ -83,7 +88,8 @@ def machine_options(parser):
         '--num_workers',
         default=default_workers(),
         type=settings.whole,
-        help='processes that load pictures (default here %(default)s); 0 if they make trouble, as on Windows',
+        help='processes that load pictures to test, and with --cache off to train (default here %(default)s); 0 if '
+        'they make trouble, as on Windows',
     )
     group.add_argument(
         '--fp16',
@@ -144,6 +150,10 @@ def device(gpu_ids):
 
 def precision(opts, device):
     """The autocast context of --fp16 and --bf16, and whether gradients need scaling."""
+    if opts.fp16 and opts.bf16:
+        if {'fp16', 'bf16'} <= opts.given or not {'fp16', 'bf16'} & opts.given:
+            raise Problem('--fp16 and --bf16 are two ways to compute: one of them, please')
+        opts.fp16, opts.bf16 = 'fp16' in opts.given, 'bf16' in opts.given  # the typed one, over the recipe's
     if opts.fp16 and device.type != 'cpu':
         return torch.autocast(device.type, torch.float16), device.type == 'cuda'
     if opts.fp16:
@@ -246,6 +256,14 @@ def save_opts(opts, folder, device):
         )
 
 
+def amend_opts(folder, **changed):
+    """Some options of a run that is there, anew; whatever else opts.yaml says stays."""
+    path = folder / 'opts.yaml'
+    content = yaml.safe_load(path.read_text(encoding='utf-8')) | changed
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=True, allow_unicode=True), encoding='utf-8')
+
+
 def read_opts(folder):
     """The options of a run, as a dict with `nclasses`. opts.yaml files of the upstream baseline are translated."""
     path = folder / 'opts.yaml'
@@ -273,7 +291,8 @@ def read_opts(folder):
 def upstream_opts(saved, path):
     """A dict of the upstream baseline's flags -> of ours."""
     flags = [name for name, value in saved.items() if name.startswith(('use_', 'ibn', 'usam')) and value]
-    if len(flags) > 1 or not {f'--{name}' for name in flags} <= set(cli.ALIASES):
+    other = {'use_dino', 'use_efficient', 'usam'}  # of these, its networks are made otherwise
+    if len(flags) > 1 or other & set(flags) or not {f'--{name}' for name in flags} <= set(cli.ALIASES):
         raise Problem(f'{path} asks for a network that is not built here: {", ".join(flags)}')
     if 'nclasses' not in saved:
         raise Problem(f'{path} does not say the number of identities: add a line such as "nclasses: 751"')

@@ -8,7 +8,8 @@ LIMIT, ROUNDS = 16 / 255, 10  # how far a value may be moved, and in how many st
 
 
 class Adversary:
-    """Every `every`-th batch, a loss on the batch turned round: what the network answers then, by `criterion`."""
+    """In the first batch of an epoch, and then in each `every`-th, a loss on the batch turned round: what the network
+    answers then, by `criterion`."""
 
     def __init__(self, model, criterion, weight, every):
         self.model, self.criterion, self.weight, self.every, self.count = model, criterion, weight, every, 0
@@ -18,10 +19,12 @@ class Adversary:
 
     def __call__(self, x, y, cast):
         self.count += 1
-        if self.count % self.every:
+        if (self.count - 1) % self.every:
             return 0.0
         with cast:
-            logits, _ = self.model(turned(self.model, x))
+            changed = turned(self.model, x)
+        with cast:  # anew: the weights in half precision that it keeps would be those of the attack, without gradients
+            logits, _ = self.model(changed)
         return self.weight * sum(self.criterion(z.float(), y) for z in logits)
 
 

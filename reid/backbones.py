@@ -112,7 +112,7 @@ def maps(name, net, x):
     if only and tuple(x.shape[2:]) != only:
         raise Problem(
             f'{name} was made for pictures of {only[0]} x {only[1]} and takes no others ({x.shape[2]} x {x.shape[3]}): '
-            f'leave --ms out'
+            f'leave --ms and --grow out'
         )
     return find(name).maps(net, x)
 

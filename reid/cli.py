@@ -88,8 +88,8 @@ def recipe(parser, path):
     for name, value in content.items():
         if name == 'run' or value is None or value == []:  # what opts.yaml says besides; options that were left open
             continue
-        if f'--{name}' in ALIASES:
-            words += expand([f'--{name}'] if value is True else [f'--{name}={value}'] if value else [])
+        if f'--{name}' in (*ALIASES, *LOSSES):
+            words += expand([f'--{name}'] if value is True else [f'--{name}={value}'] if value is not False else [])
             continue
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
@@ -98,6 +98,10 @@ def recipe(parser, path):
             if not isinstance(value, bool):
                 raise Problem(f'{path}: {name}: {value}, but true or false is expected')
             words += [f'--{name}'] if value else []
+        elif known[name].nargs == '?' and isinstance(value, bool):  # may stand alone
+            words += [f'--{name}'] if value else []
+        elif value is False and 'off' in (known[name].choices or ()):  # to YAML, off is false
+            words.append(f'--{name}=off')
         elif isinstance(value, list) and known[name].nargs is not None:
             words += [f'--{name}', *map(str, value)]
         else:
@@ -107,7 +111,15 @@ def recipe(parser, path):
 
 def expand(words):
     """Replace aliases by what they stand for: ['--PCB', '--batch=8'] -> ['--head', 'pcb', '--batchsize=8']."""
-    out, losses = [], [word[2:] for word in words if word in LOSSES]
+    networks = [word for word in words if '--backbone' in ALIASES.get(word, '')]
+    if len(networks) > 1:
+        raise Problem(
+            f'{" ".join(networks)} are networks of their own, which are not combined here: one of them, please'
+        )
+    words, gamma = without(words, '--ins_gamma')
+    losses = [word[2:] for word in words if word in LOSSES]
+    losses = [f'{name}:1:gamma={gamma}' if gamma and name.startswith('instance') else name for name in losses]
+    out = []
     for word in words:
         flag, equals, value = word.partition('=')
         if word in LOSSES:
@@ -118,6 +130,16 @@ def expand(words):
         else:
             out.append(word)
     return out
+
+
+def without(words, flag):
+    """Words without a flag and its value, and the value: of the instance losses of the baseline."""
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[:i] + words[i + 2 :], words[i + 1]
+        if word.startswith(f'{flag}='):
+            return words[:i] + words[i + 1 :], word.partition('=')[2]
+    return words, None
 
 
 def quote(path):

@@ -12,9 +12,10 @@ def split(roots, part, holdout=0):
     """The pictures of `part` to train on and those of val, in trees without the last `holdout` identities of each."""
     train, val = [], []
     for root in roots:
-        out = kept_out(root, part, holdout)
-        for found, people in ((train, data.people(root, part)), (val, data.people(root, 'val', least=0))):
-            found.append(data.choose(people, [i for i, name in enumerate(people.ids) if name not in out]))
+        out, mine = kept_out(root, part, holdout), data.people(root, part)
+        own = set(mine.ids) - out  # who has a single picture may be in val alone
+        for found, people in ((train, mine), (val, data.people(root, 'val', least=0))):
+            found.append(data.choose(people, [i for i, name in enumerate(people.ids) if name in own]))
     return join(train), join(val)
 
 

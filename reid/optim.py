@@ -8,6 +8,8 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from reid import backbones
+
 OPTIMIZERS = {'sgd': partial(SGD, momentum=0.9, nesterov=True), 'adam': Adam, 'adamw': AdamW}
 
 
@@ -19,10 +21,12 @@ def optimizers(model, also, opts):
     """
     heads = [p for head in model.heads() for p in head.parameters() if p.requires_grad]
     new = {id(p) for p in heads}
-    stages = {}
+    unused = tuple(f'model.{name}' for name in backbones.unused(model.model))
+    stages, last = {}, ''
     for name, p in model.named_parameters():
-        if p.requires_grad and id(p) not in new:
-            stages.setdefault(stage(name) if opts.layer_decay < 1 else '', []).append(p)
+        if p.requires_grad and id(p) not in new and not name.startswith(unused):
+            last = (stage(name) or last) if opts.layer_decay < 1 else ''
+            stages.setdefault(last, []).append(p)
     rates = [opts.lr * opts.backbone_lr * opts.layer_decay**i for i in reversed(range(len(stages)))]
     groups = [{'params': group, 'lr': rate} for group, rate in zip(stages.values(), rates, strict=True)]
     centers = also.centers()
@@ -36,10 +40,9 @@ def optimizers(model, also, opts):
 
 def stage(name):
     """'model.layer3.0.conv1.weight' -> 'layer3', 'model.features.4.1.weight' -> 'features.4': the parts of a backbone
-    that are counted by layer_decay go by the first number in their names."""
-    name = name.removeprefix('model.')
-    numbered = re.match(r'\D*\d+', name)
-    return numbered[0] if numbered else name.split('.')[0]
+    that are counted by layer_decay go by the first number in their names. What has none belongs to the part before."""
+    numbered = re.match(r'\D*\d+', name.removeprefix('model.'))
+    return numbered[0] if numbered else None
 
 
 def schedule(optimizer, opts, steps):

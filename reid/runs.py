@@ -31,7 +31,11 @@ def clear(folder):
 def gone_on(state, names, folder):
     """A line on what is gone on with. The label of an identity is its place among the names: they must be the same."""
     if state['names'] != names:
-        raise Problem(f'{folder} was trained on other identities ({len(state["names"])}) than are here ({len(names)})')
+        one = sorted(set(state['names']) ^ set(names))[0]
+        raise Problem(
+            f'{folder} was trained on other identities ({len(state["names"])}) than are here ({len(names)}), {one} for '
+            'one: give the --data_dir that it was trained on'
+        )
     return f'{folder}: going on after epoch {len(state["log"])}'
 
 

@@ -24,8 +24,8 @@ def data(parser):
         '--holdout',
         default=0,
         type=whole,
-        help='keep the last N identities by name out of training and rank them instead: a validation that means '
-        'something, since the identities of val are trained on (default 0; 100 is good on Market)',
+        help='keep the last N identities by name (of each tree) out of training and rank them instead: a validation '
+        'that means something, since the identities of val are trained on (default 0; 100 is good on Market)',
     )
     group.add_argument('--eval_every', default=10, type=positive, help='rank the held-out every K epochs (default 10)')
     group.add_argument(
@@ -74,7 +74,7 @@ def augmentation(parser):
         type=share,
         metavar='SHARE',
         help='begin with pictures of this share of the size, and grow to all of it in the first two thirds of the '
-        'epochs: 0.5 saves half of the time (default 1)',
+        'epochs: 0.5 saves a quarter of the time (default 1)',
     )
 
 
@@ -117,7 +117,10 @@ def optimisation(parser):
     group = parser.add_argument_group('optimisation')
     group.add_argument('--batchsize', default=32, type=positive, help='default 32; with 8, take --lr 0.02')
     group.add_argument(
-        '--accumulate', default=1, type=positive, help='batches to a step: 4 learns like 4 times the batch'
+        '--accumulate',
+        default=1,
+        type=positive,
+        help='batches to a step: 4 is like 4 times the batch, but to BatchNorm and --loss',
     )
     group.add_argument(
         '--optimizer',
@@ -141,7 +144,11 @@ def optimisation(parser):
     group.add_argument('--warm_epoch', default=0, type=whole, help='epochs in which lr rises; 5 is usual')
     group.add_argument('--warm_from', default=0.1, type=fraction, help='the share that lr begins with (0.1)')
     group.add_argument(
-        '--milestones', nargs='+', type=positive, metavar='EPOCH', help='lr falls to a tenth (default: at 2/3)'
+        '--milestones',
+        nargs='+',
+        type=positive,
+        metavar='EPOCH',
+        help='lr falls to a tenth, without --cosine (default: at 2/3)',
     )
     group.add_argument(
         '--cosine',

@@ -88,7 +88,7 @@ def maps(net, x):
             raise
         raise Problem(  # such as a HRNet, which adds up maps of several sizes
             f"timm's {type(net).__name__} cannot look at pictures of {height} x {width}: height and width have to be "
-            f'multiples of 32. Leave --ms out'
+            f'multiples of 32. Leave --ms and --grow out'
         ) from error
     if isinstance(y, Tensor) and y.ndim == 4:
         return y.permute(0, 3, 1, 2) if getattr(net, 'output_fmt', '') == 'NHWC' else y

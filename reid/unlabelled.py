@@ -12,6 +12,8 @@ from reid.datasets import is_picture
 from reid.files import holds
 from reid.problem import Problem
 
+WEIGHT = 0.1  # beside cross entropy: a teacher that errs should not lead
+
 
 def pictures(folder):
     """All pictures in a folder, at any depth, sorted."""
@@ -25,8 +27,8 @@ def pictures(folder):
 
 
 class Agreement:
-    """A loss on a batch of unlabelled pictures: KL(teacher || network), where the teacher is the averaged network. As
-    long as there is no average, there is nothing to agree with."""
+    """A loss on a batch of unlabelled pictures: WEIGHT times KL(teacher || network), where the teacher is the averaged
+    network. As long as there is no average, there is nothing to agree with."""
 
     def __init__(self, model, average, batches, look):
         self.model, self.average, self.batches, self.look = model, average, batches, look
@@ -44,10 +46,11 @@ class Agreement:
             with torch.no_grad():
                 self.average.eval()
                 answers, _ = self.average(x)
-        return sum(
+        apart = [
             F.kl_div(z.float().log_softmax(1), answer.float().softmax(1), reduction='batchmean')
             for z, answer in zip(logits, answers, strict=True)
-        )
+        ]
+        return WEIGHT * sum(apart) / len(apart)
 
 
 def endless(batches):

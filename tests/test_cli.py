@@ -95,6 +95,9 @@ def test_aliases():
     assert (parse('--DG').DG, parse('--DG', 'x').DG, parse().DG) == ('../DG-Market', 'x', None)
 
 
+OTHERWISE = {'--use_dino', '--use_efficient', '--usam'}  # the baseline's own files of these do not fit
+
+
 @pytest.mark.parametrize('flag', [flag for flag, words in cli.ALIASES.items() if '--backbone' in words])
 def test_every_network_of_the_baseline_is_built_by_its_flag(flag, tmp_path):
     """Typed, or found in an opts.yaml of the baseline: the same network."""
@@ -102,6 +105,10 @@ def test_every_network_of_the_baseline_is_built_by_its_flag(flag, tmp_path):
 
     opts = networks.complete(parse(flag))
     (tmp_path / 'opts.yaml').write_text(f'{flag[2:]}: true\nnclasses: 5\n')
+    if flag in OTHERWISE:
+        with pytest.raises(Problem, match='not built here'):
+            utils.read_opts(tmp_path)
+        return
     found = utils.read_opts(tmp_path)
     assert [found[name] for name in ('backbone', 'height', 'width')] == [opts.backbone, opts.height, opts.width]
     if opts.backbone.startswith('timm/'):
@@ -116,6 +123,39 @@ def test_a_switch_of_a_recipe_can_be_undone(recipe):
     assert parse('--config', path).bf16
     undone = parse('--config', path, '--no-bf16')
     assert (undone.bf16, undone.train_all) == (False, True)
+
+
+def test_more_words_of_the_baseline(recipe):
+    assert parse('--instance', '--ins_gamma', '64', '--triplet').loss == ['instance:1:gamma=64', 'triplet']
+    assert parse('--ins_gamma=32').loss == []
+    with pytest.raises(Problem, match='--ibn --usam are networks of their own'):
+        parse('--ibn', '--usam')
+    opts = parse('--config', recipe('cache: off\nDG: true\ncircle: true\ntotal: 0\nwa: false\n'))
+    assert (opts.cache, opts.DG, opts.loss, opts.total_epoch) == ('off', '../DG-Market', ['circle'], 0)
+    assert parse('--config', recipe('DG: false\n')).DG is None
+
+
+@pytest.mark.parametrize(
+    ('words', 'sentence'),
+    [
+        ('--pk_cameras', '--pk_cameras does nothing without --pk'),
+        ('--erasing noise', '--erasing does nothing without --erasing_p'),
+        ('--average_decay 0.9', 'do nothing without --average'),
+        ('--cosine --milestones 4', 'one of them, please'),
+    ],
+)
+def test_what_would_do_nothing_is_a_sentence(words, sentence):
+    with pytest.raises(Problem, match=sentence):
+        train.what_to_learn(parse(*words.split()))
+
+
+def test_the_typed_course_wins(recipe):
+    opts = parse('--config', recipe('milestones: [4]\n'), '--cosine')
+    train.what_to_learn(opts)
+    assert (opts.cosine, opts.milestones) == (True, None)
+    opts = parse('--config', recipe('cosine: true\n'), '--milestones', '4')
+    train.what_to_learn(opts)
+    assert (opts.cosine, opts.milestones) == (False, [4])
 
 
 RECIPES = sorted((ROOT / 'configs').glob('*.yaml'))

@@ -34,6 +34,14 @@ def test_one_tree(trees):
     assert len(everyone.paths) == 16
 
 
+def test_who_has_one_picture_is_in_val_alone_and_not_trained_on(trees):
+    path = trees[0] / 'val/0003/0003_c1s1_000001_00.jpg'
+    path.parent.mkdir()
+    Image.new('RGB', (2, 4)).save(path)
+    train, val = identities.split(trees[:1], 'train', 1)
+    assert set(train.ids) == set(val.ids) == {'0002', '0005', '0007'}
+
+
 def test_two_trees_share_no_identity_and_no_camera(trees):
     train, val = identities.split(trees, 'train_all', 1)
     assert sorted(set(train.ids)) == ['1-0002', '1-0005', '1-0007', '2-0002', '2-0005', '2-0007']

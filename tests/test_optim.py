@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import model as networks
 from reid import losses, optim
 
 
@@ -89,6 +90,29 @@ def test_earlier_stages_learn_slower():
     assert rates[id(net.classifier.weight)] == 0.05
 
 
+@pytest.mark.parametrize('name', ['resnet18', 'convnext_tiny', 'efficientnet_b0', 'vit_b_16', 'osnet_x0_25'])
+def test_the_last_stage_of_a_backbone_learns_at_its_full_rate(name):
+    """Its unused classifier is no stage."""
+    opts = Namespace(
+        backbone=name,
+        pool='avg',
+        head='classblock',
+        droprate=0.5,
+        nclasses=3,
+        **dict.fromkeys(('height', 'width', 'stride', 'linear_num', 'loss_feature', 'test_feature')),
+    )
+    with torch.device('meta'):
+        net = networks.build(networks.complete(opts))
+    (optimizer,) = optim.optimizers(net, losses.Sum([], 3, 2), options(layer_decay=0.5))
+    assert optimizer.param_groups[-2]['lr'] == pytest.approx(0.005)
+    rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
+    used = {n: rates.get(id(p)) for n, p in net.named_parameters() if n.startswith('model.')}
+    unused = {n for n in used if n.startswith(('model.fc.', 'model.classifier.', 'model.heads.'))}
+    assert {n for n, rate in used.items() if rate is None} == unused
+    last = [rate for n, rate in used.items() if n not in unused][-1]
+    assert last == pytest.approx(0.005)
+
+
 @pytest.mark.parametrize(
     ('name', 'stage'),
     [
@@ -97,7 +121,7 @@ def test_earlier_stages_learn_slower():
         ('model.features.4.1.block.0.weight', 'features.4'),
         ('model.features.denseblock2.denselayer1.conv1.weight', 'features.denseblock2'),
         ('model.blocks.5.2.conv_pw.weight', 'blocks.5'),
-        ('model.conv_stem.weight', 'conv_stem'),
+        ('model.conv_stem.weight', None),
     ],
 )
 def test_stages_of_backbones(name, stage):

@@ -183,7 +183,7 @@ def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch):
 
 
 def test_half_precision_needs_a_gpu(capsys):
-    opts = argparse.Namespace(fp16=True, bf16=False)
+    opts = argparse.Namespace(fp16=True, bf16=False, given=set())
     _, scaling = utils.precision(opts, torch.device('cpu'))
     assert not scaling
     assert 'float32' in capsys.readouterr().out
