@@ -211,8 +211,8 @@ def complete(opts):
         raise Problem(f'--linear_num {opts.linear_num}: --head {opts.head} has no such layer; classblock and pcb do')
     if opts.head == 'pcb' and 'before' in (opts.loss_feature, opts.test_feature):
         raise Problem(
-            '--loss_feature and --test_feature before: --head pcb has one feature for each. Leave them out, or say after '
-            '(over a recipe)'
+            '--loss_feature and --test_feature before: --head pcb has one feature for each. Leave them out, or say '
+            'after (over a recipe)'
         )
     return opts
 
