@@ -20,15 +20,7 @@ def options():
         '--test_dir', '--data_dir', help='the prepared tree; default: the one that the run was trained on'
     )
     parser.add_argument('--multi', action='store_true', help='multi-query too: average all pictures of a query camera')
-    parser.add_argument(
-        '--ms',
-        default='1',
-        help='scales to sum features over, as areas: 1 (default); 1,1.1 takes twice the time and may gain a little',
-    )
-    parser.add_argument('--no_flip', action='store_true', help='do not add the feature of the mirrored picture')
-    parser.add_argument(
-        '--batchsize', type=settings.positive, help='default 256 on a GPU, 32 on a CPU; less if memory ends'
-    )
+    settings.describing(parser)
     utils.network_options(parser)  # they come from opts.yaml: one that is typed and contradicts it is an error
     utils.machine_options(parser)
     return parser

@@ -59,9 +59,7 @@ def options():
         action='store_true',
         help='pairs of one person by one camera count as well: where there is but one. They are much alike',
     )
-    group.add_argument('--ms', default='1', help='scales to sum features over, as in test.py (default 1)')
-    group.add_argument('--no_flip', action='store_true', help='do not add the feature of the mirrored picture')
-    group.add_argument('--batchsize', type=settings.positive, help='default 256 on a GPU, 32 on a CPU')
+    settings.describing(parser)
     utils.network_options(parser)  # they come from opts.yaml: one that is typed and contradicts it is an error
     utils.machine_options(parser)
     return parser

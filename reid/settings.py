@@ -1,4 +1,4 @@
-"""The options of a training, in groups, and the types that check a value: a wrong one is a sentence."""
+"""The options of training and describing, in groups, and the types that check a value: a wrong one is a sentence."""
 
 import argparse
 
@@ -164,6 +164,18 @@ def optimisation(parser):
     )
     group.add_argument('--average_from', default=0.8, type=fraction, help='of the epochs: 0.8 (default)')
     group.add_argument('--average_decay', default=0.996, type=fraction, help='of ema, a step: 0.996 (default)')
+
+
+def describing(parser):
+    """How pictures become descriptors. What is compared has to be made the same way."""
+    group = parser.add_argument_group('descriptors')
+    group.add_argument(
+        '--ms',
+        default='1',
+        help='scales to sum features over, as areas: 1 (default); 1,1.1 takes twice the time and may gain a little',
+    )
+    group.add_argument('--no_flip', action='store_true', help='do not add the feature of the mirrored picture')
+    group.add_argument('--batchsize', type=positive, help='default 256 on a GPU, 32 on a CPU; less if memory ends')
 
 
 def positive(text):

@@ -179,13 +179,30 @@ def test_a_run_killed_while_it_saves_an_epoch_does_that_epoch_again(place, monke
     assert len(log(place / 'model/k')) == 2
 
 
+def stopped_after_an_epoch(monkeypatch, words):
+    """train.py with these words, stopped as by Ctrl-C when it has kept its first epoch."""
+    import train
+    from reid import cli, runs
+
+    keep = runs.keep
+
+    def keep_and_stop(folder, epoch, *more):
+        keep(folder, epoch, *more)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(runs, 'keep', keep_and_stop)
+        cli.start(train.main, train.options, words)
+
+
 LOSSES = '--loss triplet:0.5 center:0.1 arcface --ce 0.5 --pk 3 2 --pk_cameras'.split()
 
 
 def test_losses_and_their_batches_and_a_resumed_run_of_them(place, monkeypatch, capsys):
     """Weights of losses learn, and are gone on with: stopped after an epoch and resumed, a run ends with the same."""
     import train
-    from reid import cli, runs
+    from reid import cli
 
     monkeypatch.chdir(place)
     small = [word for word in SMALL if word not in ('--batchsize', '8')]
@@ -194,16 +211,7 @@ def test_losses_and_their_batches_and_a_resumed_run_of_them(place, monkeypatch, 
     assert yaml.safe_load((place / 'model/m/opts.yaml').read_text())['batchsize'] == 6
     assert not same(state(place / 'model/m/net_last.pth'), state(place / 'model/a/net_last.pth'))
 
-    keep = runs.keep
-
-    def stop_after_the_first(folder, epoch, *more):
-        keep(folder, epoch, *more)
-        if epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(runs, 'keep', stop_after_the_first)
-        cli.start(train.main, train.options, ['--name', 'n', *words])
+    stopped_after_an_epoch(monkeypatch, ['--name', 'n', *words])
     middle = state(place / 'model/n/resume.pth')['losses']
     cli.start(train.main, train.options, ['--name', 'n', '--resume'])
     assert same(state(place / 'model/m/net_last.pth'), state(place / 'model/n/net_last.pth'))
@@ -221,7 +229,7 @@ MANY += ' --gray_patch_p 0.4 --policy randaugment --grow 0.5 --adv 0.1 --aiter 2
 def test_everything_at_once_and_stopped_and_resumed(place, monkeypatch, capsys):
     """Two data sets learnt together, with each option that has a state or draws: a resumed run ends with the same."""
     import train
-    from reid import cli, runs
+    from reid import cli
 
     monkeypatch.chdir(place)
     shutil.copytree(place / 'data/toy', place / 'data/twin')
@@ -231,16 +239,7 @@ def test_everything_at_once_and_stopped_and_resumed(place, monkeypatch, capsys):
     assert 'the average: held out Rank@1' in capsys.readouterr().out
     assert yaml.safe_load((place / 'model/o/opts.yaml').read_text())['run']['nclasses'] == 8
 
-    keep = runs.keep
-
-    def stop_after_the_first(folder, epoch, *more):
-        keep(folder, epoch, *more)
-        if epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(runs, 'keep', stop_after_the_first)
-        cli.start(train.main, train.options, ['--name', 'p', *words, '--holdout', '2'])
+    stopped_after_an_epoch(monkeypatch, ['--name', 'p', *words, '--holdout', '2'])
     cli.start(train.main, train.options, ['--name', 'p', '--resume'])
     for name in ('net_last', 'net_average', 'net_average_bn'):
         assert same(state(place / f'model/o/{name}.pth'), state(place / f'model/p/{name}.pth')), name
