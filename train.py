@@ -104,7 +104,9 @@ def main(opts):
     changes = (opts.erasing_p, opts.erasing, opts.color_jitter, opts.gray_patch_p)
     vary = augment.Augment(opts.height, opts.width, shift, *changes)
     scales = [optim.grown(opts.grow, epoch, opts.total_epoch) for epoch in range(opts.total_epoch + 1)]
-    for size in {vary.size(scale) for scale in scales}:  # a network that takes no other size says so now
+    for size in {vary.size(scale) for scale in scales} - {
+        (opts.height, opts.width)
+    }:  # a network that takes no other size says so now
         backbones.channels(opts.backbone, model.model, *size)
 
     def load(paths, labels, **how):
@@ -224,8 +226,8 @@ NEEDED = {
     'aiter': 'adv',
     'warm_from': 'warm_epoch',
     'eval_every': 'holdout',
+    'loss_feature': 'loss',
 }
-NEEDED |= {'loss_feature': 'loss'}
 
 
 def what_to_learn(opts):
@@ -233,15 +235,13 @@ def what_to_learn(opts):
     would do nothing is a sentence."""
     chosen = losses.parse(opts.loss)
     for name, needed in NEEDED.items():
-        if name in opts.given and getattr(opts, needed) in (None, 0, [], 'none'):
+        if name in opts.given and not getattr(opts, needed):
             raise Problem(f'--{name} does nothing without --{needed}')
     if opts.cosine and opts.milestones:  # what is typed wins over a recipe's
         if ('cosine' in opts.given) == ('milestones' in opts.given):
             raise Problem('--cosine and --milestones are two courses of the learning rate: one of them, please')
-        opts.cosine, opts.milestones = (
-            ('cosine' in opts.given),
-            (opts.milestones if 'milestones' in opts.given else None),
-        )
+        opts.cosine = 'cosine' in opts.given
+        opts.milestones = None if opts.cosine else opts.milestones
     if opts.average == 'none' and not opts.DG and {'average_from', 'average_decay'} & opts.given:
         raise Problem('--average_from and --average_decay do nothing without --average ema or swa')
     if opts.pk:

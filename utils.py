@@ -250,17 +250,16 @@ def save_opts(opts, folder, device):
     none = ('given', 'command', 'config', 'nclasses', 'resume', 'overwrite')
     options = {name: value for name, value in vars(opts).items() if name not in none}
     run = {'nclasses': opts.nclasses, 'command': opts.command, 'device': machine.describe(device), **versions()}
-    with replacing(folder / 'opts.yaml') as temporary:
-        temporary.write_text(
-            yaml.safe_dump({**options, 'run': run}, sort_keys=True, allow_unicode=True), encoding='utf-8'
-        )
+    write_opts(folder, {**options, 'run': run})
 
 
 def amend_opts(folder, **changed):
     """Some options of a run that is there, anew; whatever else opts.yaml says stays."""
-    path = folder / 'opts.yaml'
-    content = yaml.safe_load(path.read_text(encoding='utf-8')) | changed
-    with replacing(path) as temporary:
+    write_opts(folder, yaml.safe_load((folder / 'opts.yaml').read_text(encoding='utf-8')) | changed)
+
+
+def write_opts(folder, content):
+    with replacing(folder / 'opts.yaml') as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=True, allow_unicode=True), encoding='utf-8')
 
 

@@ -10,7 +10,6 @@ test set is not looked at. Every run has the same number of epochs, so that none
 faster. Runs that are in the table already are not done again: it can be stopped, and goes on.
 """
 
-import csv
 import os
 import shutil
 import subprocess
@@ -26,7 +25,7 @@ import torch  # noqa: E402
 
 import utils  # noqa: E402
 from reid import cli, data, plots, settings  # noqa: E402
-from reid.files import replacing  # noqa: E402
+from reid.files import read_rows, write_rows  # noqa: E402
 from reid.machine import describe  # noqa: E402
 from reid.problem import Problem  # noqa: E402
 
@@ -36,7 +35,6 @@ TRAINED, KEPT_OUT = 200, 100
 
 BASE = '--train_all --backbone efficientnet_lite0 --height 128 --width 64 --batchsize 64 --optimizer adamw --lr 2e-3 '
 BASE += '--backbone_lr 1 --cosine --num_workers 0 --overwrite'
-PK = '--pk 16 4'
 # Each rung has what the one above it has, and its own; the losses are tried one by one on what stands above them.
 LADDER = {
     'plain': '--head linear --stride 2',
@@ -45,7 +43,7 @@ LADDER = {
     '+ label smoothing': '--label_smooth 0.1',
     '+ last stride 1': '--stride 1',
     '+ BNNeck': '--head bnneck',
-    '+ P x K batches': PK,
+    '+ P x K batches': '--pk 16 4',
 }
 LOSSES = {
     '+ triplet': '--loss triplet',
@@ -76,13 +74,13 @@ def main(opts):
         for seed in map(str, opts.seeds):  # a whole ladder first: stopped whenever, what is there can be compared
             for rung, words in rungs().items():
                 mine = {'rung': rung, 'seed': seed, 'epochs': str(opts.epochs), 'precision': precision}
-                if any(mine.items() <= row.items() for row in read()):
+                if any(mine.items() <= row.items() for row in read_rows(TABLE)):
                     continue
                 words = [*BASE.split(), *words, *(['--bf16'] if opts.bf16 else [])]
                 row = mine | trained(folder, words, seed, opts.epochs) | about
-                write([*read(), row])
+                write_rows(TABLE, COLUMNS, [*read_rows(TABLE), row])
                 print(f'{rung}, seed {seed}: Rank@1 {row["rank1"]} mAP {row["map"]}, {row["minutes"]} min', flush=True)
-    rows = [row for row in read() if (row['epochs'], row['precision']) == (str(opts.epochs), precision)]
+    rows = [row for row in read_rows(TABLE) if (row['epochs'], row['precision']) == (str(opts.epochs), precision)]
     draw(rows, opts.epochs)
     print(*lines(rows), PICTURE, sep='\n')
 
@@ -118,25 +116,10 @@ def trained(folder, words, seed, epochs):
     command += ['--holdout', KEPT_OUT, '--eval_every', epochs, '--total_epoch', epochs, '--seed', seed]
     if subprocess.run([str(word) for word in command], cwd=folder, stdout=subprocess.DEVNULL).returncode:
         raise Problem(f'{" ".join(words)}: this run ended early, see above')
-    with (folder / 'model/rung/log.csv').open(encoding='utf-8', newline='') as file:
-        log = list(csv.DictReader(file))
+    log = read_rows(folder / 'model/rung/log.csv')
     minutes = sum(float(row['seconds']) for row in log) / 60
     figures = {name: f'{100 * float(log[-1][name]):.2f}' for name in ('rank1', 'map')}
     return {**figures, 'minutes': f'{minutes:.1f}'}
-
-
-def read():
-    if not TABLE.is_file():
-        return []
-    with TABLE.open(encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
-
-
-def write(rows):
-    with replacing(TABLE) as temporary, temporary.open('w', encoding='utf-8', newline='') as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
 
 
 def summary(rows):

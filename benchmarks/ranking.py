@@ -10,7 +10,6 @@ process that has loaded the features; features of more than 1 GiB stay on the di
 
 import argparse
 import contextlib
-import csv
 import json
 import platform
 import subprocess
@@ -26,7 +25,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from reid import cli, nearest, plots, product, ranking, rerank, results  # noqa: E402
-from reid.files import replacing  # noqa: E402
+from reid.files import read_rows, write_rows  # noqa: E402
 from reid.machine import cores, processor  # noqa: E402
 from reid.problem import Problem  # noqa: E402
 from reid.results import Features  # noqa: E402
@@ -321,13 +320,6 @@ def describe_machine():
     )
 
 
-def read():
-    if not TABLE.is_file():
-        return []
-    with TABLE.open(encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
-
-
 def keep(rows):
     """Put rows into the table, in the place of those of the same machine, job and sizes."""
 
@@ -336,15 +328,12 @@ def keep(rows):
 
     new = {key(row) for row in rows}
     TABLE.parent.mkdir(exist_ok=True)
-    old = [row for row in read() if key(row) not in new]
-    with replacing(TABLE) as temporary, temporary.open('w', encoding='utf-8', newline='') as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(old + rows)
+    old = [row for row in read_rows(TABLE) if key(row) not in new]
+    write_rows(TABLE, COLUMNS, old + rows)
 
 
 def plot(machine):
-    rows = [row for row in read() if row['machine'] == machine and row['dim'] == '512']
+    rows = [row for row in read_rows(TABLE) if row['machine'] == machine and row['dim'] == '512']
     if not rows:
         raise Problem(f'{TABLE} holds nothing of this machine at 512 numbers: measure first')
     path = TABLE.with_suffix('.png')

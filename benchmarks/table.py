@@ -8,7 +8,6 @@ One row is one run: what was measured here. What others published of the same re
 """
 
 import argparse
-import csv
 import json
 import shlex
 import sys
@@ -21,7 +20,7 @@ import yaml  # noqa: E402
 
 import utils  # noqa: E402
 from reid import cli  # noqa: E402
-from reid.files import replacing  # noqa: E402
+from reid.files import read_rows, replacing, write_rows  # noqa: E402
 from reid.problem import Problem  # noqa: E402
 
 TABLE, PUBLISHED, README = ROOT / 'results/market1501.csv', ROOT / 'results/published.csv', ROOT / 'README.md'
@@ -38,34 +37,24 @@ def options():
 
 
 def main(opts):
-    rows = read(TABLE)
+    rows = read_rows(TABLE)
     if opts.add:
         new = row_of(opts.add)
         like = ('recipe', 'changed', 'seed', 'which_epoch', 'ms', 'flip', 'device')
         rows = [row for row in rows if any(row[name] != new[name] for name in like)] + [new]
-        with replacing(TABLE) as temporary, temporary.open('w', encoding='utf-8', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(sorted(rows, key=lambda row: (row['recipe'], row['seed'])))
-        rows = read(TABLE)
+        write_rows(TABLE, COLUMNS, sorted(rows, key=lambda row: (row['recipe'], row['seed'])))
+        rows = read_rows(TABLE)
     text = README.read_text(encoding='utf-8')
     with replacing(README) as temporary:
-        temporary.write_text(renewed(text, rows, read(PUBLISHED)), encoding='utf-8', newline='\n')
+        temporary.write_text(renewed(text, rows, read_rows(PUBLISHED)), encoding='utf-8', newline='\n')
     print(f'{README.name}: {len(rows)} runs')
-
-
-def read(path):
-    if not path.is_file():
-        return []
-    with path.open(encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
 
 
 def row_of(name):
     """What a run, its test and its evaluation left, as a row of text."""
     folder = utils.find_run(name)
     opts = yaml.safe_load((folder / 'opts.yaml').read_text(encoding='utf-8'))
-    log, metrics = read(folder / 'log.csv'), folder / 'metrics.json'
+    log, metrics = read_rows(folder / 'log.csv'), folder / 'metrics.json'
     if len(log) != opts['total_epoch'] or not metrics.is_file():
         raise Problem(f'{folder}: a run that is complete and tested is expected. Next: python test.py --name {name}')
     figures = json.loads(metrics.read_text(encoding='utf-8'))

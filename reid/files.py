@@ -1,5 +1,6 @@
-"""Files that are either whole or not there, and folders in a few words."""
+"""Files that are either whole or not there, tables of rows in them, and folders in a few words."""
 
+import csv
 import os
 from contextlib import contextmanager
 
@@ -19,3 +20,18 @@ def holds(folder, most=8):
     """The first entries of a folder, for a sentence."""
     names = sorted(os.listdir(folder))
     return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '') or 'nothing'
+
+
+def read_rows(path):
+    """The rows of a CSV file as dicts of text; none, if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open(encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, columns, rows):
+    with replacing(path) as temporary, temporary.open('w', encoding='utf-8', newline='') as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)

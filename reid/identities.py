@@ -12,8 +12,8 @@ def split(roots, part, holdout=0):
     """The pictures of `part` to train on and those of val, in trees without the last `holdout` identities of each."""
     train, val = [], []
     for root in roots:
-        out, mine = kept_out(root, part, holdout), data.people(root, part)
-        own = set(mine.ids) - out  # who has a single picture may be in val alone
+        mine = data.people(root, part)
+        own = set(mine.ids) - kept_out(mine.ids, holdout)  # who has a single picture may be in val alone
         for found, people in ((train, mine), (val, data.people(root, 'val', least=0))):
             found.append(data.choose(people, [i for i, name in enumerate(people.ids) if name in own]))
     return join(train), join(val)
@@ -23,7 +23,8 @@ def held_out(roots, part, holdout):
     """The identities that `split` leaves out, with all of their pictures, as (query, gallery)."""
     others = []
     for root in roots:
-        out, everyone = kept_out(root, part, holdout), data.people(data.tree(root, ['train_all']), 'train_all')
+        out = kept_out(data.people(root, part).ids, holdout)
+        everyone = data.people(data.tree(root, ['train_all']), 'train_all')
         others.append(data.choose(everyone, [i for i, name in enumerate(everyone.ids) if name in out]))
     others = join(others)
     query, gallery = split_queries(list(zip(*others, strict=True)))
@@ -32,9 +33,9 @@ def held_out(roots, part, holdout):
     return data.choose(others, query), data.choose(others, gallery)
 
 
-def kept_out(root, part, holdout):
-    """The names of the last `holdout` identities of a tree."""
-    names = sorted(set(data.people(root, part).ids))
+def kept_out(ids, holdout):
+    """The last `holdout` identities by name, of those of a tree."""
+    names = sorted(set(ids))
     if not 0 <= holdout <= len(names) - 2:
         raise Problem(f'--holdout {holdout}: of {len(names)} identities, 0 to {len(names) - 2} can be kept out')
     return set(names[len(names) - holdout :])

@@ -1,11 +1,9 @@
 """What a run in training keeps on disk, epoch after epoch, so that it can be stopped, killed, read and gone on with."""
 
-import csv
-
 import torch
 
 from reid import plots, results
-from reid.files import replacing
+from reid.files import replacing, write_rows
 from reid.problem import Problem
 
 
@@ -49,13 +47,7 @@ def keep(folder, epoch, parts, log, names):
     if epoch and epoch % 10 == 0:
         save(weights, folder / f'net_{epoch:03d}.pth')
     if log:
-        with (
-            replacing(folder / 'log.csv') as temporary,
-            temporary.open('w', newline='', encoding='utf-8') as file,
-        ):
-            writer = csv.DictWriter(file, list(dict.fromkeys(column for row in log for column in row)))
-            writer.writeheader()
-            writer.writerows(log)
+        write_rows(folder / 'log.csv', list(dict.fromkeys(column for row in log for column in row)), log)
         plots.curves(log, folder / 'train.jpg')
     state = {name: part.state_dict() for name, part in parts.items()} | {'log': log, 'names': names}
     save(state, folder / 'resume.pth')

@@ -14,6 +14,7 @@ from PIL import Image
 import train
 import utils
 from reid import cli, results
+from reid.files import read_rows
 from reid.problem import Problem
 from reid.results import Features
 
@@ -40,12 +41,12 @@ def ablation(tmp_path, monkeypatch):
 
 def test_the_readme_has_the_table_as_it_is(table):
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    assert table.renewed(text, table.read(table.TABLE), table.read(table.PUBLISHED)) == text
+    assert table.renewed(text, read_rows(table.TABLE), read_rows(table.PUBLISHED)) == text
 
 
 def test_what_is_published_agrees_with_the_recipes(table):
     """Each figure also stands in the header of its recipe, as published."""
-    for row in table.read(table.PUBLISHED):
+    for row in read_rows(table.PUBLISHED):
         header = (ROOT / 'configs' / f'{row["recipe"]}.yaml').read_text(encoding='utf-8')
         header = re.sub(r'\n# ', ' ', header)
         figures = re.escape(row['rank1']), re.escape(row['map'])
@@ -55,7 +56,7 @@ def test_what_is_published_agrees_with_the_recipes(table):
 
 
 def test_every_row_measured_here_is_whole(table):
-    for row in table.read(table.TABLE):
+    for row in read_rows(table.TABLE):
         assert list(row) == table.COLUMNS
         assert all(row[name] for name in table.COLUMNS if name not in ('map_reranked', 'changed'))
         assert row['commit'] != 'None'
@@ -94,7 +95,7 @@ def test_a_run_becomes_a_row_and_the_row_a_line(table, run, tmp_path, monkeypatc
     (tmp_path / 'README.md').write_text(f'before\n{table.BEGIN}\nold\n{table.END}\nafter\n')
     for _ in range(2):  # the second time in place of the first
         cli.start(table.main, table.options, ['--add', 'strong'])
-    (row,) = table.read(table.TABLE)
+    (row,) = read_rows(table.TABLE)
     assert (row['recipe'], row['seed'], row['rank1'], row['map_reranked']) == ('strong_triplet', '5', '90.00', '85.00')
     assert (row['minutes'], row['flip'], row['device'], row['commit']) == ('2.0', 'no', 'a GPU', 'abc')
     text = (tmp_path / 'README.md').read_text()
