@@ -42,8 +42,8 @@ def options():
 
 def main(opts):
     # 1. the result
-    path, device = utils.result_of(opts), utils.device(opts.gpu_ids)
-    processes.start(device)  # if torchrun has started several
+    device = utils.device(opts.gpu_ids, together=True)
+    path = utils.result_of(opts)
     other = utils.result_named(opts.versus) if opts.versus is not None else None
     if 'multi_by' in opts.given and results.find(path.parent, 'multi_query') is None:
         raise Problem('--multi_by needs several pictures of each query: python test.py --multi describes them')

@@ -27,8 +27,8 @@ def options():
 
 
 def main(opts):
-    processes.alone()
     # 1. what to test: everything that can be wrong is found out before the work begins
+    device = utils.device(opts.gpu_ids, together=True)
     folder = utils.find_run(opts.name)
     scales = features.areas(opts.ms)
     parts = {'gallery': 'gallery', 'query': 'query'} | ({'mquery': 'multi-query'} if opts.multi else {})
@@ -37,37 +37,36 @@ def main(opts):
         told = f'names {len(trained_on)} of them' if trained_on else 'does not say where the pictures are'
         raise Problem(f'--test_dir is needed: {folder}/opts.yaml {told}')
     root = data.tree(opts.test_dir or trained_on[0], list(parts.values()))
-    people = {part: data.people(root, name) for part, name in parts.items()}
+    people = {part: data.readable(data.people(root, name), opts.on_bad) for part, name in parts.items()}
     ids = dict(zip(people, data.numbers(*people.values()), strict=True))
     print(f'{root}: ' + ', '.join(f'{len(people[part].paths)} in {name}' for part, name in parts.items()))
 
     # 2. model
-    device = utils.device(opts.gpu_ids)
     model, trained = utils.load_run(opts.name, opts.which_epoch, device, typed=opts)
     cast, _ = utils.precision(opts, device)
-    batchsize = utils.test_batchsize(opts, device)
+    how = {'batchsize': utils.test_batchsize(opts, device), 'flip': not opts.no_flip, 'scales': scales}
+    how |= {'cast': cast, 'workers': opts.num_workers}
 
     # 3. features, of unit length
     began, found = time.time(), {}
     for part, (paths, _, cams) in people.items():
-        pictures = data.Pictures(paths, ids[part], data.test_transform(trained.height, trained.width))
-        batches = data.loader(pictures, batchsize, device, opts.num_workers)
-        f = features.extract(model, batches, device, not opts.no_flip, scales, cast, title=parts[part])
+        f = features.extract(model, paths, (trained.height, trained.width), device, **how, title=parts[part])
         names = [data.relative(path, root) for path in paths]
         found[part] = results.Features(f, ids[part], cams, names)
     count = sum(len(f.ids) for f in found.values())
     print(f'{count} pictures -> {found["query"].f.shape[1]} numbers each, {time.time() - began:.0f} s')
 
     # 4. result: what belongs to an earlier test of this run goes, so that nothing stale is picked up
-    for path in (folder / 'metrics.json', folder / 'report.png', *folder.glob('multi_query*')):
-        results.remove(path)
     about = {'data_dir': root.resolve(), 'which_epoch': opts.which_epoch, 'ms': opts.ms, 'no_flip': opts.no_flip}
     about = {key: str(value) for key, value in about.items()}
-    path = results.save(folder, 'pytorch_result', about, gallery=found['gallery'], query=found['query'])
-    if opts.multi:
-        results.save(folder, 'multi_query', about, mquery=found['mquery'])
-    print(path)
-    results.evaluate(path, device)
+    if processes.first():
+        for path in (folder / 'metrics.json', folder / 'report.png', *folder.glob('multi_query*')):
+            results.remove(path)
+        print(results.save(folder, 'pytorch_result', about, gallery=found['gallery'], query=found['query']))
+        if opts.multi:
+            results.save(folder, 'multi_query', about, mquery=found['mquery'])
+    processes.wait()
+    results.evaluate(results.find(folder), device)
 
 
 if __name__ == '__main__':

@@ -87,10 +87,9 @@ def main(opts):
     device = utils.device(opts.gpu_ids)
     model, net = utils.load_run(opts.name, opts.which_epoch, device, typed=opts)
     cast, _ = utils.precision(opts, device)
-    pictures = data.Pictures(people.paths, ids, data.test_transform(net.height, net.width))
-    batchsize = utils.test_batchsize(opts, device)
-    batches = data.loader(pictures, batchsize, device, opts.num_workers)
-    f = features.extract(model, batches, device, not opts.no_flip, scales, cast)
+    how = {'batchsize': utils.test_batchsize(opts, device), 'flip': not opts.no_flip, 'scales': scales}
+    how |= {'cast': cast, 'workers': opts.num_workers}
+    f = features.extract(model, people.paths, (net.height, net.width), device, **how)
 
     # 3. scores of all pairs, and the thresholds that follow
     described = Features(f, ids, cams, None)

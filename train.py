@@ -27,6 +27,7 @@ from reid import (
     features,
     identities,
     losses,
+    machine,
     optim,
     processes,
     ranking,
@@ -61,15 +62,15 @@ def options():
 
 def main(opts):
     # 1. the run
-    processes.alone()
+    started = time.time()
+    device = utils.device(opts.gpu_ids, together=True)
     folder = utils.run_folder(opts.name)
     state = resume(folder, opts) if opts.resume else runs.begin(folder, opts.overwrite)
     networks.complete(opts)
     chosen = what_to_learn(opts)
-    device = utils.device(opts.gpu_ids)
     cast, scaling = utils.precision(opts, device)
     if opts.seed is None:
-        opts.seed = int(torch.initial_seed() % 2**31)
+        opts.seed = int(processes.most(torch.initial_seed() % 2**31))
     utils.seed(opts.seed)
 
     # 2. people
@@ -77,7 +78,7 @@ def main(opts):
     roots = [data.tree(data_dir, [part, 'val']) for data_dir in opts.data_dir]
     if len({root.resolve() for root in roots}) < len(roots):
         raise Problem('--data_dir names one tree twice')
-    train, val = identities.split(roots, part, opts.holdout)
+    train, val = (data.readable(people, opts.on_bad) for people in identities.split(roots, part, opts.holdout))
     held_out = identities.held_out(roots, part, opts.holdout) if opts.holdout else None
     names = sorted(set(train.ids))
     label = {name: i for i, name in enumerate(names)}
@@ -98,6 +99,7 @@ def main(opts):
         print(f'(at --backbone_lr {opts.backbone_lr}, which suits pretrained weights; from scratch, 1 is better)')
     model = model.to(device, memory_format=torch.channels_last)
     average = None if opts.average == 'none' else optim.average(model, opts.average, opts.average_decay)
+    learner = utils.learner(model, opts, device)
 
     # 4. pictures
     shift = opts.head != 'pcb'  # its stripes should stay where they are
@@ -182,7 +184,8 @@ def main(opts):
                     chooser.set_epoch(epoch)
             title = f'epoch {epoch}/{opts.total_epoch}'
             look, plain = partial(vary, scale=scales[epoch]), partial(vary.plain, scale=scales[epoch])
-            passed = go_through(batches['train'], look, model, everything, cast, title, learn, opts.accumulate)
+            passed = go_through(batches['train'], look, learner, everything, cast, title, learn, opts.accumulate)
+            processes.same(model, also)
             row |= dict(zip(('train_loss', 'train_top1err'), passed, strict=True))
             if 'val' in batches:
                 passed = go_through(batches['val'], plain, model, told_apart, cast, f'{title} val')
@@ -196,12 +199,18 @@ def main(opts):
             runs.keep(folder, epoch, parts, log, names)
             done = epoch
             print(runs.line(row, opts.total_epoch))
+            if epoch < opts.total_epoch and runs.time_is_up(opts.max_minutes, started, log):
+                print(f'another epoch would end after {opts.max_minutes:g} minutes: stopped')
+                print(f'go on after epoch {done} with: python train.py --name {opts.name} --resume')
+                return
     except KeyboardInterrupt:
         if done == 0:
             runs.save(model.state_dict(), folder / 'net_last.pth')
         print(f'\nstopped: {folder}/net_last.pth holds {f"epoch {done}" if done else "a part of epoch 1"}')
         print(f'go on after epoch {done} with: python train.py --name {opts.name} --resume')
         raise
+    except torch.OutOfMemoryError as error:
+        raise machine.too_large(error, opts.batchsize, partial(utils.try_out, model, opts, cast)) from None
 
     # 8. the averaged network needs BatchNorm statistics of its own
     if average and average.n_averaged > 0:
@@ -210,6 +219,7 @@ def main(opts):
         if sampler:
             sampler.set_epoch(opts.total_epoch + 1)
         update_bn((vary(x) for x, _ in batches['train']), average)
+        processes.blend(average)
         runs.save(average.state_dict(), folder / 'net_average_bn.pth')
         if held_out:
             row = rank(average.module, held_out, opts, device, cast)
@@ -266,7 +276,7 @@ def go_through(batches, look, model, judge, cast, title, learn=None, accumulate=
     shown. Where there is a `learn`, it is called with each loss to update the weights; else nothing changes."""
     model.train(learn is not None)
     loss_sum, wrong, seen = 0.0, 0, 0
-    for i, (x, y) in enumerate(tqdm(batches, desc=title, leave=False, disable=None), 1):
+    for i, (x, y) in enumerate(tqdm(batches, desc=title, leave=False, disable=processes.hidden()), 1):
         x = look(x)  # (B, 3, H, W)
         with torch.set_grad_enabled(learn is not None):
             with cast:  # half precision, if asked for, but never in the loss
@@ -286,15 +296,16 @@ def go_through(batches, look, model, judge, cast, title, learn=None, accumulate=
                 f'the loss became {loss_sum.item()} in {title}, by batch {i} of {len(batches)}: take a lower --lr, '
                 f'some --warm_epoch, --clip 5, or --bf16 for --fp16. net_last.pth keeps the epoch before'
             )
-    return loss_sum.item() / seen, wrong.item() / seen
+    loss_sum, wrong, seen = processes.totals(loss_sum, wrong, seen)
+    return loss_sum / seen, wrong / seen
 
 
 def rank(model, held_out, opts, device, cast):
     """Rank-1 and mAP of identities that the network has never seen."""
-    found, transform = [], data.test_transform(opts.height, opts.width)
+    found, size = [], (opts.height, opts.width)
+    how = {'cast': cast, 'workers': opts.num_workers, 'title': 'held out'}
     for part, ids in zip(held_out, data.numbers(*held_out), strict=True):
-        batches = data.loader(data.Pictures(part.paths, ids, transform), opts.batchsize, device, opts.num_workers)
-        f = features.extract(model, batches, device, cast=cast, title='held out')
+        f = features.extract(model, part.paths, size, device, opts.batchsize, **how)
         found.append(Features(f, ids, part.cams, part.paths))
     figures = ranking.evaluate(*found, device)
     return {'rank1': figures['rank1'], 'map': figures['map_trapezoid']}
@@ -307,7 +318,7 @@ def resume(folder, opts):
     if 'config' in opts.given:
         raise Problem('--resume takes the options of the run: leave --config out')
     saved = utils.read_opts(utils.find_run(opts.name))
-    free = {'name', 'data_dir', 'gpu_ids', 'num_workers', 'eval_every', 'cache'}
+    free = {'name', 'data_dir', 'gpu_ids', 'num_workers', 'eval_every', 'cache', 'max_minutes', 'compile'}
     free |= {'DG'} if saved.get('DG') else set()
     fixed = [name for name in saved if name not in free and hasattr(opts, name)]
     advice = f'Leave it out, or begin another run from these weights: --name NEW --weights {folder}/net_last.pth'

@@ -19,7 +19,7 @@ import torchvision
 import yaml
 
 import model as networks
-from reid import backbones, cli, machine, results, settings
+from reid import backbones, cli, machine, processes, results, settings
 from reid.files import replacing
 from reid.problem import Problem
 
@@ -118,15 +118,27 @@ def result_options(parser):
 
 def default_workers():
     # Starting a process is cheap where it is forked and takes seconds where it is spawned, every epoch anew.
-    return min(4, machine.cores()) if platform.system() == 'Linux' else 0
+    others = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))  # that torchrun has started, and that need some as well
+    return max(1, min(16, machine.cores() // others)) if platform.system() == 'Linux' else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. machine
 
 
-def device(gpu_ids):
-    """'0' -> the first GPU, Apple's GPU or, with a line of notice, the CPU. '-1' -> the CPU."""
+def device(gpu_ids, together=False):
+    """'0' -> the first GPU, Apple's GPU or, with a line of notice, the CPU. '-1' -> the CPU.
+
+    A script that several processes can share says `together`: it joins those that torchrun has started, or for '0,1'
+    starts one for each GPU.
+    """
+    found = one_of(gpu_ids, together)
+    if together:
+        processes.start(found)
+    return found
+
+
+def one_of(gpu_ids, together):
     try:
         ids = [int(i) for i in str(gpu_ids).strip('[] ').split(',')]
     except ValueError:
@@ -136,6 +148,8 @@ def device(gpu_ids):
     if torch.cuda.is_available():
         place = int(os.environ.get('LOCAL_RANK', '0'))  # torchrun starts several processes: to each its own GPU
         if 'LOCAL_RANK' not in os.environ and len(ids) > 1:
+            if together and max(ids) < torch.cuda.device_count():
+                processes.several(len(ids))
             print(f'one process uses one GPU: taking {ids[0]} of {gpu_ids}')
         ids = ids[place:] if len(ids) > 1 else [ids[0] + place]
         if not ids or ids[0] >= torch.cuda.device_count():
@@ -161,6 +175,22 @@ def precision(opts, device):
     if opts.bf16:
         return torch.autocast(device.type, torch.bfloat16), False
     return nullcontext(), False
+
+
+def learner(model, opts, device):
+    """A network as the training loop calls it. With several processes their gradients are averaged; --compile."""
+    unused = tuple(f'model.{name}' for name in backbones.unused(model.model))
+    called = processes.parallel(model, device, unused, opts.sync_bn)
+    return machine.compiled(called, device) if opts.compile else called
+
+
+def try_out(model, opts, cast, batchsize):
+    """A step of training without any learning, to see whether there is room for it."""
+    x = torch.zeros(batchsize, 3, opts.height, opts.width, device=next(model.parameters()).device)
+    with cast:
+        logits, _ = model(x)
+    sum(z.float().logsumexp(1).mean() for z in logits).backward()
+    model.zero_grad()
 
 
 def test_batchsize(opts, device):
@@ -247,9 +277,12 @@ NETWORK = ('backbone', 'pool', 'head', 'height', 'width', 'stride', 'droprate', 
 
 def save_opts(opts, folder, device):
     """opts.yaml: the options, and a block `run:` with what is no option."""
+    if not processes.first():
+        return
     none = ('given', 'command', 'config', 'nclasses', 'resume', 'overwrite')
     options = {name: value for name, value in vars(opts).items() if name not in none}
-    run = {'nclasses': opts.nclasses, 'command': opts.command, 'device': machine.describe(device), **versions()}
+    run = {'nclasses': opts.nclasses, 'command': opts.command, 'device': machine.describe(device)}
+    run |= {'processes': processes.count(), **versions()}
     write_opts(folder, {**options, 'run': run})
 
 

@@ -27,7 +27,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from torchvision import transforms as T
 from tqdm import tqdm
 
-from reid import cli, data
+from reid import cli, data, processes
 from reid.augment import POLICIES, each
 from reid.machine import cores
 from reid.problem import Problem
@@ -55,19 +55,29 @@ def batches(
 ):
     """Batches in order, or for training shuffled and without an incomplete last one (BatchNorm wants more than one), or
     those that a sampler makes up (reid.samplers). `folder` is the tree that the pictures are in."""
+    if not train:  # each process looks at some of them
+        mine = processes.share(len(paths))
+        paths, labels = paths[mine], labels[mine]
     kept = decoded(paths, height, width, where, folder, device)
+    order = turns(len(paths), batchsize, train) if sampler is None else sampler
+    order = processes.own(order) if train else order  # and here, at some of each batch
     if kept is not None:
-        return Batches(kept, labels, device, batchsize, train, sampler, policy)
+        return Batches(kept, labels, device, order, policy)
+    return loading(paths, labels, height, width, order, device, workers, policy)
+
+
+def loading(paths, labels, height, width, order, device, workers, policy='none'):
+    """Batches that are decoded when they are asked for, by `workers` processes (0: by this one)."""
     loader = DataLoader(
         Decoding(paths, labels, height, width, policy),
-        batch_sampler=turns(len(paths), batchsize, train) if sampler is None else sampler,
+        batch_sampler=order,
         num_workers=min(workers, len(paths)),
         pin_memory=device.type == 'cuda',
     )
     return Moving(loader, device)
 
 
-def turns(n, batchsize, train):
+def turns(n, batchsize, train=False):
     """Lists of positions, in the order of one epoch."""
     order = RandomSampler(range(n)) if train else SequentialSampler(range(n))
     return BatchSampler(order, batchsize, drop_last=train and n >= batchsize)
@@ -76,10 +86,9 @@ def turns(n, batchsize, train):
 class Batches:
     """From decoded pictures uint8 (N, H, W, 3), wherever they are."""
 
-    def __init__(self, pictures, labels, device, batchsize=None, train=False, sampler=None, policy='none'):
+    def __init__(self, pictures, labels, device, order, policy='none'):
         self.pictures, self.labels, self.device = pictures, torch.as_tensor(labels, dtype=torch.int64), device
-        self.turns = turns(len(pictures), batchsize, train) if sampler is None else sampler
-        self.policy = POLICIES[policy]()
+        self.turns, self.policy = order, POLICIES[policy]()
 
     def __len__(self):
         return len(self.turns)
@@ -96,7 +105,7 @@ class Batches:
 
 
 class Decoding(Dataset):
-    """Paths and labels -> (uint8 (3, H, W), label), for processes that decode."""
+    """Paths and labels -> (uint8 (3, H, W), label), for processes that decode. Without labels they are -1."""
 
     def __init__(self, paths, labels, height, width, policy='none'):
         self.paths, self.labels, self.height, self.width = paths, labels, height, width
@@ -107,7 +116,7 @@ class Decoding(Dataset):
 
     def __getitem__(self, i):
         picture = torch.from_numpy(decode(self.paths[i], self.height, self.width)).permute(2, 0, 1)
-        return self.policy(picture), int(self.labels[i])
+        return self.policy(picture), int(self.labels[i]) if self.labels is not None else -1
 
 
 class Moving:
@@ -120,8 +129,15 @@ class Moving:
         return len(self.loader)
 
     def __iter__(self):
-        for x, y in self.loader:
-            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        try:
+            for x, y in self.loader:
+                yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        except RuntimeError as error:
+            if 'DataLoader worker' not in str(error):
+                raise
+            raise Problem(
+                'a process that loads pictures has died, most likely since the memory is full: take fewer --num_workers'
+            ) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -138,7 +154,7 @@ def all_decoded(paths, height, width, title):
     one = partial(decode, height=height, width=width)
     with (
         ThreadPoolExecutor(cores()) as pool,
-        tqdm(total=len(paths), desc=title, unit=' pictures', leave=False, disable=None) as bar,
+        tqdm(total=len(paths), desc=title, unit=' pictures', leave=False, disable=processes.hidden()) as bar,
     ):
         for start in range(0, len(paths), PIECE):
             for picture in pool.map(one, paths[start : start + PIECE]):
@@ -181,7 +197,7 @@ def choose(size, file, device):
     if device.type == 'cuda' and size < (free := torch.cuda.mem_get_info(device)[0]) / 4:
         return 'gpu', f' of {megabytes(free)} that are free'
     memory, folder = free_memory(), file.parent.parent
-    if size < memory / 2:
+    if size * processes.here() < memory / 2:  # each of them keeps its own
         return 'ram', f' of {megabytes(memory)} that are free'
     disk = shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
     if file.is_file() or size + 2**20 < disk:

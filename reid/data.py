@@ -1,17 +1,18 @@
 """Pictures from the tree that prepare.py makes: pytorch/{train,val,train_all,query,gallery,multi-query}/<id>/."""
 
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
 from reid.cli import quote
 from reid.datasets import PARTS, cameras, is_picture
 from reid.files import holds
+from reid.machine import cores
 from reid.problem import Problem
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the pretrained backbones expect
@@ -65,6 +66,24 @@ def relative(path, root):
     return Path(path).relative_to(root).as_posix()
 
 
+def readable(people, on_bad):
+    """Those whose pictures can be read, if the others are to be skipped (`--on_bad skip`): each of them is named."""
+    if on_bad == 'stop':
+        return people
+
+    def fault(path):
+        try:
+            read(path)
+        except Problem as problem:
+            return str(problem)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        faults = list(pool.map(fault, people.paths))
+    for fault in filter(None, faults):
+        print(f'skipped: {fault}')
+    return choose(people, [i for i, fault in enumerate(faults) if not fault])
+
+
 def numbers(*parts):
     """Folder names -> identity numbers, the same name the same number in all parts: one array for each.
 
@@ -84,19 +103,6 @@ def numbers(*parts):
 # 2. pictures -> tensors
 
 
-class Pictures(Dataset):
-    """Paths and labels -> (tensor, label)."""
-
-    def __init__(self, paths, labels, transform):
-        self.paths, self.labels, self.transform = paths, labels, transform
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, i):
-        return self.transform(read(self.paths[i])), self.labels[i]
-
-
 def read(path):
     """A picture as RGB, whatever it is on disk."""
     try:
@@ -113,8 +119,3 @@ def test_transform(height, width):
 
 
 test_transform.__test__ = False  # no test, whatever its name says to pytest
-
-
-def loader(pictures, batchsize, device, workers):
-    """Batches in order, by `workers` processes (0: by this one). Those of training are made in reid/cache.py."""
-    return DataLoader(pictures, batchsize, num_workers=min(workers, len(pictures)), pin_memory=device.type == 'cuda')

@@ -7,7 +7,10 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from reid import augment, cache, folding, machine, processes
 from reid.problem import Problem
+
+HELD = 16  # batches of descriptors that stay where they were made, before they are fetched
 
 
 def describe(model, x, flip=True, scales=(1.0,)):
@@ -27,20 +30,31 @@ def describe(model, x, flip=True, scales=(1.0,)):
 
 
 @torch.inference_mode()
-def extract(model, batches, device, flip=True, scales=(1.0,), cast=None, title='features'):
-    """All pictures of a loader -> (N, D) float32, in the loader's order."""
-    model.eval()
-    out, done = None, 0
-    with tqdm(total=len(batches.dataset), desc=title, unit='img', disable=None) as bar:
-        for x, _ in batches:
-            with cast or nullcontext():
-                f = describe(model, x.to(device, non_blocking=True), flip, scales).cpu().numpy()
-            if out is None:
-                out = np.empty((len(batches.dataset), f.shape[1]), np.float32)
-            out[done : done + len(f)] = f
-            done += len(f)
-            bar.update(len(f))
-    return out
+def extract(model, paths, size, device, batchsize, flip=True, scales=(1.0,), cast=None, workers=0, title='features'):
+    """Pictures, brought to size (height, width) -> (N, D) float32, in order. Several processes share them."""
+    mine, net, cast = paths[processes.share(len(paths))], folding.quick(model, size, cast), cast or nullcontext()
+    batches = cache.loading(mine, None, *size, cache.turns(len(mine), batchsize), device, workers)
+    out, held, done = np.empty((len(mine), model.dim), np.float32), [], 0
+
+    def described(x):
+        with cast:
+            return describe(net, augment.normalise(x), flip, scales)
+
+    try:
+        with tqdm(total=len(mine), desc=title, unit='img', disable=processes.hidden()) as bar:
+            for i, (x, _) in enumerate(batches, 1):
+                held.append(described(x))
+                bar.update(len(x))
+                if i % HELD == 0 or i == len(batches):  # now and then only: a GPU has to be waited for
+                    f = torch.cat(held).cpu().numpy()
+                    out[done : done + len(f)] = f
+                    done += len(f)
+                    held.clear()
+    except torch.OutOfMemoryError as error:
+        held.clear()
+        white = torch.full((batchsize, 3, *size), 255, dtype=torch.uint8)
+        raise machine.too_large(error, batchsize, lambda b: described(white[:b].to(device))) from None
+    return processes.joined(out, len(paths))
 
 
 def areas(text):

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from reid import processes
 from reid.problem import Problem
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -357,6 +358,7 @@ class Sum(nn.Module):
         return [(self.losses['center'].compute.centers, self.weights['center'])] if 'center' in self.weights else []
 
     def forward(self, feature, label):
+        feature, label = processes.gathered(feature), processes.gathered(label)  # of all processes: a whole batch
         values = {name: loss(feature, label) for name, loss in self.losses.items()}
         total = sum((self.weights[name] * value for name, value in values.items()), feature.new_zeros(()).float())
         return total, {name: value.detach() for name, value in values.items()}

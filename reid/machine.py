@@ -2,7 +2,10 @@
 
 import os
 import platform
+import traceback
 from pathlib import Path
+
+from reid.problem import Problem
 
 
 def cores():
@@ -27,3 +30,32 @@ def describe(device):
 
         return torch.cuda.get_device_name(device)
     return f'{processor()}, {cores()} cores' if device.type == 'cpu' else f'GPU of {processor()}'
+
+
+def too_large(error, batchsize, try_out):
+    """What to say when the memory of a GPU has ended: a Problem that names a batch with which try_out(b) ends well."""
+    import torch
+
+    traceback.clear_frames(error.__traceback__)  # they hold on to the pictures of the batch and what was made of them
+    full = f"the GPU's memory does not hold what --batchsize {batchsize} needs"
+    while (batchsize := batchsize // 2) > 1:
+        torch.cuda.empty_cache()
+        try:
+            try_out(batchsize)
+        except torch.OutOfMemoryError:
+            continue
+        return Problem(f'{full}; {batchsize} fits. Or take --bf16 or --fp16, which need half of it, or several GPUs')
+    return Problem(f'{full}, nor even a batch of two. Do other programs use it (nvidia-smi)?')
+
+
+def compiled(call, device):
+    """torch.compile, where there is what it needs."""
+    import torch
+
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # of many types, some of them its own
+        reason = str(error).strip().splitlines()[0]
+        print(f'--compile: going on without, since this machine cannot ({reason})')
+        return call
+    return torch.compile(call)

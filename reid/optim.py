@@ -32,7 +32,8 @@ def optimizers(model, also, opts):
     centers = also.centers()
     others = [p for p in also.parameters() if not any(p is c for c, _ in centers)]
     groups += [{'params': heads + others, 'lr': opts.lr}]
-    main = OPTIMIZERS[opts.optimizer](groups, lr=opts.lr, weight_decay=opts.weight_decay)
+    fused = {p.device.type for p in heads} <= {'cpu', 'cuda'}  # one pass over all weights, instead of several
+    main = OPTIMIZERS[opts.optimizer](groups, lr=opts.lr, weight_decay=opts.weight_decay, fused=fused)
     # Centers move by SGD at 0.5 on the gradient of the mean squared distance, whatever their loss weighs (its authors'
     # alpha). The loss is half of that mean, times its weight: so the rate is 1 / weight.
     return [main] + [SGD([c], lr=1 / weight) for c, weight in centers if weight > 0]

@@ -1,8 +1,10 @@
 """What a run in training keeps on disk, epoch after epoch, so that it can be stopped, killed, read and gone on with."""
 
+import time
+
 import torch
 
-from reid import plots, results
+from reid import plots, processes, results
 from reid.files import replacing, write_rows
 from reid.problem import Problem
 
@@ -19,6 +21,9 @@ def begin(folder, overwrite):
 
 def clear(folder):
     """Remove what an earlier run left: its snapshots, features and figures would pass for the new one's."""
+    processes.wait()  # until all have looked what is there
+    if not processes.first():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     made = 'net_*.pth resume.pth opts.yaml log.csv train.jpg pytorch_result* multi_query* metrics.json result.txt'
     for pattern in [*made.split(), 'show.png', 'report.png', 'threshold.*', 'rankings/*.png', '*.part']:
@@ -42,6 +47,8 @@ def keep(folder, epoch, parts, log, names):
 
     resume.pth comes last: who is killed before it is complete does the epoch again, and gets the same.
     """
+    if not processes.first():
+        return
     weights = parts['model'].state_dict()
     save(weights, folder / 'net_last.pth')
     if epoch and epoch % 10 == 0:
@@ -54,8 +61,22 @@ def keep(folder, epoch, parts, log, names):
 
 
 def save(state, path):
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    if not processes.first():
+        return
+    try:
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # the latter is torch's, whatever stopped its writing
+        raise Problem(
+            f'{path} cannot be written ({str(error).splitlines()[0]}): is the disk full? What was saved before it is '
+            'there: with more room, --resume goes on'
+        ) from None
+
+
+def time_is_up(minutes, began, log):
+    """Would another epoch, as long as the longest so far, end after so many minutes (None: as long as it takes)?"""
+    longest = max((row['seconds'] for row in log), default=0)
+    return minutes is not None and processes.most(time.time() - began + longest) > 60 * minutes
 
 
 def line(row, total):

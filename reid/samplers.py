@@ -3,6 +3,7 @@
 import numpy as np
 from torch.utils.data import Sampler
 
+from reid import processes
 from reid.problem import Problem
 
 
@@ -22,23 +23,22 @@ class PK(Sampler):
     Epochs differ by set_epoch only: without it, going through twice gives the same batches twice. So a resumed run
     gets what an uninterrupted one would have got.
 
-    With more than one process, each gets its own P / world identities of every batch: joined in the order of ranks,
-    they are the batch of a single process. Labels, cams, seed and epoch have to be the same in all of them.
+    With more than one process each is to take its part of every batch (reid.processes.own), P / processes identities
+    in a row. Labels, cams, seed and epoch have to be the same in all of them.
     """
 
-    def __init__(self, labels, p, k, seed=0, cams=None, rank=0, world=1):
+    def __init__(self, labels, p, k, seed=0, cams=None):
         labels = np.asarray(labels)
         cams = np.zeros(len(labels), np.int64) if cams is None else np.asarray(cams)
         if len(cams) != len(labels):
             raise ValueError(f'{len(labels)} labels and {len(cams)} cameras: one for each picture is expected')
         _, identity, count = np.unique(labels, return_inverse=True, return_counts=True)
-        check(count, p, k, world)
+        check(count, p, k)
         self.pictures = np.split(np.argsort(identity, kind='stable'), np.cumsum(count)[:-1])  # positions, by identity
         self.cams = [cams[mine] for mine in self.pictures]
         self.groups = -(-count // k)  # of each identity, rounded up
         self.batches = int(max(-(-self.groups.sum() // p), self.groups.max()))
         self.p, self.k, self.seed, self.epoch = p, k, seed, 0
-        self.own = slice(rank * p // world, (rank + 1) * p // world)  # of a batch's identities, those of this process
 
     def set_epoch(self, epoch):
         """To be called before every epoch, as with torch's DistributedSampler."""
@@ -58,7 +58,7 @@ class PK(Sampler):
                     hands[i] = list(deal(self.cams[i], self.k, rng))
                 batch.append(self.pictures[i][hands[i].pop()].tolist())
                 left[i] = max(0, left[i] - 1)
-            yield sum(batch[self.own], [])
+            yield sum(batch, [])
 
 
 def choose(left, remaining, p, rng):
@@ -89,7 +89,7 @@ def deal(cams, k, rng):
     return rng.permutation(np.array(hands))
 
 
-def check(count, p, k, world):
+def check(count, p, k):
     """P and K have to suit the identities, which have `count` pictures each."""
     asked, most = f'--pk {p} {k}', count.max(initial=0)
     if p < 2 or k < 2:
@@ -98,5 +98,5 @@ def check(count, p, k, world):
         raise Problem(f'{asked}: a batch of {p} identities is expected, found {len(count)} in all. Take a smaller P')
     if k > most:
         raise Problem(f'{asked}: K is larger than any identity has, {most} pictures at most. Take a smaller K')
-    if p % world:
+    if p % (world := processes.count()):
         raise Problem(f'{asked}: {world} processes share the identities of a batch, so P must be a multiple of {world}')

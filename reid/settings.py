@@ -45,6 +45,7 @@ def data(parser):
         help='decode every picture once and keep it: on the GPU, in memory, on disk, where there is room (auto, '
         'default); off: decode in every epoch. python -m reid.cache TREE removes what is on disk',
     )
+    bad_option(group)
 
 
 def augmentation(parser):
@@ -115,7 +116,12 @@ def losses(parser):
 
 def optimisation(parser):
     group = parser.add_argument_group('optimisation')
-    group.add_argument('--batchsize', default=32, type=positive, help='default 32; with 8, take --lr 0.02')
+    group.add_argument(
+        '--batchsize',
+        default=32,
+        type=positive,
+        help='default 32; with 8, take --lr 0.02. Of all processes together: lr stays what it is on any number of GPUs',
+    )
     group.add_argument(
         '--accumulate',
         default=1,
@@ -164,6 +170,24 @@ def optimisation(parser):
     )
     group.add_argument('--average_from', default=0.8, type=fraction, help='of the epochs: 0.8 (default)')
     group.add_argument('--average_decay', default=0.996, type=fraction, help='of ema, a step: 0.996 (default)')
+    group.add_argument(
+        '--max_minutes',
+        type=minutes,
+        metavar='N',
+        help='stop before an epoch that would end later than this, as a cluster may ask for; --resume goes on',
+    )
+    group.add_argument(
+        '--sync_bn',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='on several GPUs, BatchNorm over the whole batch instead of the part on each: for less than 16 there',
+    )
+    group.add_argument(
+        '--compile',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='by torch.compile: a minute or more at the start, again for each size of --grow; gains on GPUs',
+    )
 
 
 def describing(parser):
@@ -176,6 +200,16 @@ def describing(parser):
     )
     group.add_argument('--no_flip', action='store_true', help='do not add the feature of the mirrored picture')
     group.add_argument('--batchsize', type=positive, help='default 256 on a GPU, 32 on a CPU; less if memory ends')
+    bad_option(group)
+
+
+def bad_option(group):
+    group.add_argument(
+        '--on_bad',
+        default='stop',
+        choices=('stop', 'skip'),
+        help='a picture that cannot be read: stop and name it (default), or name all such and go on without',
+    )
 
 
 def positive(text):
@@ -192,6 +226,10 @@ def whole(text):
 
 def rate(text):
     return within(float(text), 0, 100)
+
+
+def minutes(text):
+    return within(float(text), 0)
 
 
 def fraction(text):

@@ -16,7 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 from reid import cache, cli, data
-from reid.cache import Batches, Decoding, batches, decoded
+from reid.cache import Batches, Decoding, batches, decoded, loading, turns
 from reid.problem import Problem
 from reid.samplers import PK
 
@@ -397,22 +397,36 @@ def order(source):
 
 def test_in_order_and_complete_or_shuffled_without_an_incomplete_batch():
     pictures, labels = numbered(10), np.arange(10)
-    plain = Batches(pictures, labels, CPU, 4)
+    plain = Batches(pictures, labels, CPU, turns(10, 4))
     assert order(plain) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert len(plain) == 3
-    train = Batches(pictures, labels, CPU, 4, train=True)
+    train = Batches(pictures, labels, CPU, turns(10, 4, train=True))
     assert len(train) == 2
     found = order(train)
     assert [len(batch) for batch in found] == [4, 4]
     assert len(set(sum(found, []))) == 8
     assert order(train) != found
-    few = Batches(pictures, labels, CPU, 32, train=True)
+    few = Batches(pictures, labels, CPU, turns(10, 32, train=True))
     assert len(few) == 1
     assert sorted(order(few)[0]) == list(range(10))
 
 
+@pytest.mark.parametrize('workers', [0, 2])
+def test_what_is_looked_at_once_comes_in_order_and_complete(workers, tree):
+    paths = paths_of(tree)
+    found = list(loading(paths, None, H, W, turns(len(paths), 3), CPU, workers))
+    assert [y.tolist() for _, y in found] == [[-1] * 3, [-1] * 3, [-1]]
+    assert torch.equal(torch.cat([x for x, _ in found]), plain(paths).permute(0, 3, 1, 2))
+
+
+def test_a_process_that_is_killed_is_a_sentence(tree, monkeypatch):
+    monkeypatch.setattr(cache, 'decode', lambda *_: os.kill(os.getpid(), 9))  # as the system does where memory ends
+    with pytest.raises(Problem, match='has died, most likely since the memory is full: take fewer --num_workers'):
+        list(loading(paths_of(tree), None, H, W, turns(7, 3), CPU, 1))
+
+
 def test_all_are_shuffled_alike():
-    train, count = Batches(numbered(4), range(4), CPU, 4, train=True), torch.zeros(4, 4)
+    train, count = Batches(numbered(4), range(4), CPU, turns(4, 4, train=True)), torch.zeros(4, 4)
     torch.manual_seed(0)
     for _ in range(2000):
         count[torch.arange(4), torch.tensor(order(train)[0])] += 1
@@ -422,7 +436,7 @@ def test_all_are_shuffled_alike():
 def test_a_sampler_makes_up_the_batches():
     labels = [0, 0, 0, 1, 1, 2, 2, 2, 2, 2]
     sampler = PK(labels, 2, 2, seed=5)
-    source = Batches(numbered(10), range(10), CPU, sampler=sampler)
+    source = Batches(numbered(10), range(10), CPU, sampler)
     assert order(source) == list(sampler)
     assert len(source) == len(sampler)
     sampler.set_epoch(1)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -93,13 +92,17 @@ def test_the_test_transform_is_what_imagenet_expects():
     assert x[:, 3, 2].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_pictures_come_in_order_and_complete(workers, tmp_path):
+def test_pictures_that_cannot_be_read_are_named_and_left_out_if_asked_for(tmp_path, capsys):
     for i in range(5):
         picture(tmp_path / f'{i}.png', colour=(50 * i, 0, 0))
     paths = sorted(str(path) for path in tmp_path.glob('*.png'))
-    pictures = data.Pictures(paths, [10, 11, 12, 13, 14], data.test_transform(8, 4))
-    batches = list(data.loader(pictures, 2, torch.device('cpu'), workers))
-    assert [y.tolist() for _, y in batches] == [[10, 11], [12, 13], [14]]
-    red = torch.cat([x for x, _ in batches])[:, 0, 4, 2] * 0.229 + 0.485
-    assert (red * 255).round().tolist() == [0, 50, 100, 150, 200]
+    (tmp_path / '1.png').write_bytes(b'no picture')
+    (tmp_path / '3.png').write_bytes((tmp_path / '3.png').read_bytes()[:60])
+    people = data.People(paths, list('abcde'), np.arange(5))
+    assert data.readable(people, 'stop') is people
+    assert not capsys.readouterr().out
+    left = data.readable(people, 'skip')
+    assert (left.paths, left.ids, left.cams.tolist()) == (paths[::2], ['a', 'c', 'e'], [0, 2, 4])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert all(line.startswith(f'skipped: {paths[i]} is not a picture') for i, line in zip((1, 3), said, strict=True))

@@ -5,9 +5,9 @@ import argparse
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
 
 import model
 from reid import data, features, heatmap
@@ -21,7 +21,7 @@ class Toy(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.parts, self.conv = parts, nn.Conv2d(3, 8, 3, padding=1)
-        self.seen = []
+        self.seen, self.dim = [], 8 * parts
 
     def maps(self, x):
         self.seen.append(tuple(x.shape[2:]))
@@ -68,15 +68,38 @@ def test_areas_are_read_from_text():
             features.areas(text)
 
 
-def test_extraction_keeps_the_order_and_the_last_batch():
-    net, x = Toy(), torch.randn(11, 3, 16, 8)
-    device = torch.device('cpu')
-    batches = data.loader(TensorDataset(x, torch.arange(11)), 4, device, 0)
-    f = features.extract(net, batches, device)
+@pytest.fixture
+def pictures(tmp_path):
+    """Eleven noisy pictures of two sizes."""
+    rng = np.random.default_rng(0)
+    for i in range(11):
+        size = (30, 20) if i % 2 else (16, 8)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f'{i:02d}.png')
+    return sorted(str(path) for path in tmp_path.glob('*.png'))
+
+
+@pytest.mark.parametrize(('workers', 'held'), [(0, 1), (0, 2), (2, 16)])
+def test_extraction_keeps_the_order_and_the_last_batch(workers, held, pictures, monkeypatch):
+    monkeypatch.setattr(features, 'HELD', held)
+    net, transform = Toy(), data.test_transform(16, 8)
+    f = features.extract(net, pictures, (16, 8), torch.device('cpu'), 4, workers=workers)
     assert f.shape == (11, 8)
     assert f.dtype == np.float32
+    x = torch.stack([transform(data.read(path)) for path in pictures])
     with torch.no_grad():
         np.testing.assert_allclose(f, features.describe(net.eval(), x).numpy(), atol=1e-6)
+
+
+def test_a_batch_that_is_too_large_for_a_gpu_is_a_sentence_with_one_that_fits(pictures):
+    class Small(Toy):
+        def embed(self, x):
+            if len(x) > 6:  # two views of each picture
+                raise torch.OutOfMemoryError('out of memory')
+            return super().embed(x)
+
+    with pytest.raises(Problem, match='--batchsize 8 needs; 2 fits'):
+        features.extract(Small(), pictures, (16, 8), torch.device('cpu'), 8)
+    assert features.extract(Small(), pictures, (16, 8), torch.device('cpu'), 3).shape == (11, 8)
 
 
 def test_heat_is_where_the_likeness_is():

@@ -473,6 +473,105 @@ def test_a_broken_picture_is_named_wherever_it_is_loaded(place, card, workers, t
     assert done.stderr.splitlines()[-1].startswith(f'test.py: {broken} is not a picture')
 
 
+def test_broken_pictures_are_skipped_where_that_is_asked_for(place, card, tmp_path):
+    shutil.copytree(place / 'data/toy/pytorch', tmp_path / 'pytorch')
+    shutil.copytree(place / 'model/a', tmp_path / 'model/a')
+    broken = [next((tmp_path / 'pytorch' / part).glob('*/*.jpg')) for part in ('train_all', 'query')]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:300])
+    done = card('test.py', '--name', 'a', '--test_dir', '.', '--on_bad', 'skip', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f'skipped: {broken[1].relative_to(tmp_path)} is not a picture' in done.stdout
+    there = len(list((tmp_path / 'pytorch/query').glob('*/*.jpg')))
+    assert loadmat(tmp_path / 'model/a/pytorch_result.mat')['query_f'].shape == (there - 1, 32)
+    words = ['--name', 'b', '--data_dir', '.', '--train_all', '--total_epoch', 1, *SMALL]
+    done = card('train.py', *words, cwd=tmp_path)
+    assert (done.returncode, f'{broken[0].relative_to(tmp_path)} is not a picture' in done.stderr) == (2, True)
+    done = card('train.py', *words, '--on_bad', 'skip', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f'skipped: {broken[0].relative_to(tmp_path)} is not a picture' in done.stdout
+
+
+def test_time_that_ends_leaves_a_run_to_go_on_with(place, monkeypatch, capsys):
+    import train
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    words = ['--name', 'short', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '3', *SMALL]
+    cli.start(train.main, train.options, [*words, '--max_minutes', '0'])
+    assert 'another epoch would end after 0 minutes: stopped' in capsys.readouterr().out
+    assert len(log(place / 'model/short')) == 1
+    cli.start(train.main, train.options, ['--name', 'short', '--resume', '--max_minutes', '60'])
+    assert len(log(place / 'model/short')) == 3
+
+
+def test_a_batch_that_is_too_large_for_a_gpu_is_a_sentence_with_one_that_fits(place, monkeypatch, capsys):
+    import model
+    import train
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    forward = model.Net.forward
+
+    def small(self, x):
+        if len(x) > 3:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return forward(self, x)
+
+    monkeypatch.setattr(model.Net, 'forward', small)
+    words = ['--name', 'large', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '1', *SMALL]
+    with pytest.raises(SystemExit):
+        cli.start(train.main, train.options, words)
+    assert '--batchsize 8 needs; 2 fits' in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_sentence_and_no_broken_file(place, monkeypatch, capsys):
+    import errno
+
+    import train
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    save, count = torch.save, iter(range(100))
+
+    def full(state, path):
+        if next(count) == 3:  # of the first epoch; the run's beginning went well
+            path.write_bytes(b'half a file')
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        save(state, path)
+
+    monkeypatch.setattr(torch, 'save', full)
+    words = ['--name', 'full', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '2', *SMALL]
+    with pytest.raises(SystemExit):
+        cli.start(train.main, train.options, words)
+    assert 'is the disk full? What was saved before it is there' in capsys.readouterr().err
+    assert not list((place / 'model/full').glob('*.part'))
+    cli.start(train.main, train.options, ['--name', 'full', '--resume'])
+    assert len(log(place / 'model/full')) == 2
+
+
+@pytest.mark.parametrize('works', [True, False])
+def test_compiled_where_that_is_possible(works, place, monkeypatch, capsys):
+    import train
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    called = []
+
+    def stand_in(call):  # a compiler takes a minute, and not every machine has one
+        if not works:
+            raise RuntimeError('no compiler is here\nand much more')
+        called.append(call)
+        return call
+
+    monkeypatch.setattr(torch, 'compile', stand_in)
+    words = ['--name', 'c', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '1', '--overwrite', *SMALL]
+    cli.start(train.main, train.options, [*words, '--compile'])
+    assert len(called) == (2 if works else 0)
+    said = '--compile: going on without, since this machine cannot (no compiler is here)'
+    assert (said in capsys.readouterr().out) != works
+
+
 @pytest.mark.parametrize('script', ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo', 'threshold'])
 def test_help_needs_no_gpu_and_no_data(script, card, tmp_path):
     done = card(f'{script}.py', '--help', cwd=tmp_path)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
+from reid import processes
 from reid.problem import Problem
 from reid.samplers import PK, deal
 
@@ -172,15 +174,25 @@ def test_epochs_and_seeds_differ():
     assert draw(3, 4) == draw(4, 3)  # seed + epoch, as the DistributedSampler of torch has it
 
 
+@contextmanager
+def as_if(rank, world):
+    """As if this were one of several processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (('together', world > 1), ('rank', rank), ('count', world)):
+            patch.setattr(processes, name, lambda value=value: value)
+        yield
+
+
 @settings(deadline=None)
 @given(crowds(), st.integers(0, 5), st.data())
 def test_all_processes_together_are_one(people, epoch, data):
     labels, cams, p, k = people
     world = data.draw(st.sampled_from([n for n in range(1, p + 1) if p % n == 0]))
-    alone, *ranks = (PK(labels, p, k, 1, cams, *place) for place in [(0, 1), *((r, world) for r in range(world))])
-    for sampler in (alone, *ranks):
-        sampler.set_epoch(epoch)
-        assert len(sampler) == len(alone)
+    alone, ranks = PK(labels, p, k, 1, cams), []
+    alone.set_epoch(epoch)
+    for rank in range(world):
+        with as_if(rank, world):
+            ranks.append(list(processes.own(alone)))
     for whole, *parts in zip(alone, *ranks, strict=True):
         assert sum(parts, []) == whole
         assert {len(part) for part in parts} == {len(whole) // world}
@@ -293,21 +305,24 @@ def test_identities_may_have_names_and_any_kind_of_sequence():
         assert sorted(sum(PK(labels, 2, 2), [])) == [0, 1, 2, 3]
 
 
+ONE = {'rank': 0, 'world': 1}
+
+
 @pytest.mark.parametrize(
     ('p', 'k', 'place', 'sentence'),
     [
-        (4, 2, {}, '--pk 4 2: a batch of 4 identities is expected, found 3'),
-        (1, 2, {}, '--pk 1 2: P and K of 2 or more'),
-        (2, 1, {}, '--pk 2 1: P and K of 2 or more'),
-        (0, 0, {}, '--pk 0 0: P and K of 2 or more'),
-        (2, 6, {}, '--pk 2 6: K is larger than any identity has, 5 pictures at most'),
+        (4, 2, ONE, '--pk 4 2: a batch of 4 identities is expected, found 3'),
+        (1, 2, ONE, '--pk 1 2: P and K of 2 or more'),
+        (2, 1, ONE, '--pk 2 1: P and K of 2 or more'),
+        (0, 0, ONE, '--pk 0 0: P and K of 2 or more'),
+        (2, 6, ONE, '--pk 2 6: K is larger than any identity has, 5 pictures at most'),
         (3, 2, {'rank': 1, 'world': 2}, '--pk 3 2: 2 processes .* multiple of 2'),
         (2, 2, {'rank': 3, 'world': 4}, '--pk 2 2: 4 processes .* multiple of 4'),
     ],
 )
 def test_what_does_not_suit_is_a_sentence(p, k, place, sentence):
-    with pytest.raises(Problem, match=sentence):
-        PK(crowd(5, 1, 2), p, k, **place)
+    with as_if(**place), pytest.raises(Problem, match=sentence):
+        PK(crowd(5, 1, 2), p, k)
 
 
 def test_no_pictures_are_a_sentence_too():
