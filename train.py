@@ -78,8 +78,9 @@ def main(opts):
     roots = [data.tree(data_dir, [part, 'val']) for data_dir in opts.data_dir]
     if len({root.resolve() for root in roots}) < len(roots):
         raise Problem('--data_dir names one tree twice')
-    train, val = (data.readable(people, opts.on_bad) for people in identities.split(roots, part, opts.holdout))
-    held_out = identities.held_out(roots, part, opts.holdout) if opts.holdout else None
+    kept_out = identities.held_out(roots, part, opts.holdout) if opts.holdout else ()
+    everyone = (*identities.split(roots, part, opts.holdout), *kept_out)
+    train, val, *held_out = (data.readable(people, opts.on_bad) for people in everyone)
     names = sorted(set(train.ids))
     label = {name: i for i, name in enumerate(names)}
     labels, val_labels = ([label[name] for name in people.ids] for people in (train, val))
@@ -177,7 +178,7 @@ def main(opts):
         runs.keep(folder, 0, parts, log, names)
     try:
         for epoch in range(done + 1, opts.total_epoch + 1):
-            utils.seed(opts.seed + epoch)  # each epoch draws from its own seed, so a resumed run draws the same
+            utils.seed(opts.seed + epoch + processes.apart())  # of its own, so that a resumed run draws the same
             began, row = time.time(), {'epoch': epoch, 'lr': optimizers[0].param_groups[-1]['lr']}
             for chooser in [sampler, *extras]:
                 if chooser:
@@ -215,7 +216,7 @@ def main(opts):
     # 8. the averaged network needs BatchNorm statistics of its own
     if average and average.n_averaged > 0:
         runs.save(average.state_dict(), folder / 'net_average.pth')
-        utils.seed(opts.seed + opts.total_epoch + 1)  # as a resumed run does
+        utils.seed(opts.seed + opts.total_epoch + 1 + processes.apart())  # as a resumed run does
         if sampler:
             sampler.set_epoch(opts.total_epoch + 1)
         update_bn((vary(x) for x, _ in batches['train']), average)

