@@ -133,6 +133,8 @@ def device(gpu_ids, together=False):
     starts one for each GPU.
     """
     found = one_of(gpu_ids, together)
+    if found.type == 'cpu':
+        machine.keep_memory()
     if together:
         processes.start(found)
     return found
