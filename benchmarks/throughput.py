@@ -69,7 +69,10 @@ def options():
 def main(opts):
     if opts.threads:
         torch.set_num_threads(opts.threads)
-    device = utils.device(opts.gpu_ids)
+    if opts.one and JOBS[opts.one][1] and not torch.cuda.is_available():
+        device = torch.device('cpu')  # and not by utils.device, which sees to the memory as well: that is ours
+    else:
+        device = utils.device(opts.gpu_ids)
     if opts.one:
         print(json.dumps(measure(opts, device)))
         return
@@ -84,7 +87,7 @@ def main(opts):
         plain = [other['images_s'] for other in rows if other['job'] == f'plain {job}']
         row['ratio'] = round(row['images_s'] / plain[0], 2) if plain else ''
         rows.append(row)
-        said = '{job:20s} {precision:>9s} {images_s:9,.0f} {ratio!s:>6s} {memory_mb:10,d} {peak_share!s:>12s}'
+        said = '{job:20s} {precision:>9s} {images_s:9,.1f} {ratio!s:>6s} {memory_mb:10,d} {peak_share!s:>12s}'
         print(said.format(**row), flush=True)
     same = {name: str(about[name]) for name in ABOUT}
     old = [row for row in read_rows(TABLE) if row['job'] not in opts.jobs or not same.items() <= row.items()]
