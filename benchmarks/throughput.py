@@ -370,7 +370,7 @@ def draw(same):
         axis.barh([0, 1], widths, left=left, color=colour, label=part, height=0.6)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     for place, (row, end) in enumerate(zip(rows, left, strict=True)):
-        axis.text(end, place, f' {float(row["images_s"]):,.0f} images/s', va='center', color=plots.INK)
+        axis.text(end, place, f' {float(row["images_s"]):,.1f} images/s', va='center', color=plots.INK)
     axis.set_yticks([0, 1], [f'{row["job"]}\n{row["precision"]}' for row in rows])
     axis.invert_yaxis()
     title = f'{same["backbone"]}, {same["size"]}, batch {same["batch"]}: {same["machine"]}, {same["threads"]} threads'
