@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_a_seed_gives_the_same_run_and_a_stopped_run_goes_on_exactly(place, card
     words = ['--data_dir', 'data/toy', '--train_all', *SMALL]
     assert card('train.py', '--name', 'again', '--total_epoch', 2, *words, cwd=place).returncode == 0
     assert same(state(place / 'model/a/net_last.pth'), state(place / 'model/again/net_last.pth'))
-    words += ['--total_epoch', 20]  # so that it is not over before it is stopped
+    words += ['--total_epoch', 8]  # so that it is not over before it is stopped
     assert card('train.py', '--name', 'whole', *words, cwd=place).returncode == 0
     expected = state(place / 'model/whole/net_last.pth')
 
@@ -140,13 +141,16 @@ def test_a_seed_gives_the_same_run_and_a_stopped_run_goes_on_exactly(place, card
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (run / 'log.csv').exists() and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    while process.poll() is None:  # once is enough, but for a moment in which a library swallows it
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(3)
+    out, err = process.communicate()
     assert process.returncode == 130, err
     assert 'Traceback' not in err
     assert '--resume' in out
     assert (run / 'net_last.pth').is_file()
-    assert 1 <= len(log(run)) < 20
+    assert 1 <= len(log(run)) < 8
 
     done = card('train.py', '--name', 'c', '--resume', '--lr', 0.1, cwd=place)
     assert (done.returncode, '--lr 0.1 contradicts' in done.stderr) == (2, True)
