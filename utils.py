@@ -19,7 +19,7 @@ import torchvision
 import yaml
 
 import model as networks
-from reid import backbones, cli, machine, processes, results, settings
+from reid import backbones, cli, machine, optim, processes, results, settings
 from reid.files import replacing
 from reid.problem import Problem
 
@@ -181,8 +181,7 @@ def precision(opts, device):
 
 def learner(model, opts, device):
     """A network as the training loop calls it. With several processes their gradients are averaged; --compile."""
-    unused = tuple(f'model.{name}' for name in backbones.unused(model.model))
-    called = processes.parallel(model, device, unused, opts.sync_bn)
+    called = processes.parallel(model, device, optim.unused(model), opts.sync_bn)
     return machine.compiled(called, device) if opts.compile else called
 
 

@@ -31,7 +31,20 @@ from torchvision import transforms as T  # noqa: E402
 
 import model as networks  # noqa: E402
 import utils  # noqa: E402
-from reid import augment, backbones, cache, cli, data, features, losses, machine, optim, plots, settings  # noqa: E402
+from reid import (  # noqa: E402
+    augment,
+    backbones,
+    cache,
+    cli,
+    data,
+    features,
+    losses,
+    machine,
+    optim,
+    plots,
+    settings,
+    unlabelled,
+)
 from reid.files import read_rows, write_rows  # noqa: E402
 from reid.problem import Problem  # noqa: E402
 
@@ -247,16 +260,11 @@ def our_batches(opts, device):
     return cache.batches(paths, labels, opts.height, opts.width, opts.batchsize, **how)
 
 
-def endless(batches):
-    while True:
-        yield from batches
-
-
 def training_pictures(opts, device, plain):
     """Batches that do not end, and what makes them the network's input."""
     if plain:
-        return endless(plain_batches(opts, device, train=True)), lambda x: x.to(device, non_blocking=True)
-    return endless(our_batches(opts, device)), augment.Augment(opts.height, opts.width, erasing_p=0.5)
+        return unlabelled.endless(plain_batches(opts, device, train=True)), lambda x: x.to(device, non_blocking=True)
+    return unlabelled.endless(our_batches(opts, device)), augment.Augment(opts.height, opts.width, erasing_p=0.5)
 
 
 def loading(opts, device, plain):
@@ -320,7 +328,7 @@ def describing(opts, device, plain):
     """Descriptors of picture files. Ours come all at once, so a round of them is one piece of work."""
     model = network(opts).to(device).eval()
     if plain:
-        batches = endless(plain_batches(opts, device, train=False))
+        batches = unlabelled.endless(plain_batches(opts, device, train=False))
 
         @torch.no_grad()
         def step():

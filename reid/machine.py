@@ -1,4 +1,4 @@
-"""What the scripts run on, in words for tables of figures."""
+"""What the scripts run on: its cores and GPU in words, its memory, its compiler."""
 
 import ctypes
 import os

@@ -21,10 +21,10 @@ def optimizers(model, also, opts):
     """
     heads = [p for head in model.heads() for p in head.parameters() if p.requires_grad]
     new = {id(p) for p in heads}
-    unused = tuple(f'model.{name}' for name in backbones.unused(model.model))
+    idle = unused(model)
     stages, last = {}, ''
     for name, p in model.named_parameters():
-        if p.requires_grad and id(p) not in new and not name.startswith(unused):
+        if p.requires_grad and id(p) not in new and not name.startswith(idle):
             last = (stage(name) or last) if opts.layer_decay < 1 else ''
             stages.setdefault(last, []).append(p)
     rates = [opts.lr * opts.backbone_lr * opts.layer_decay**i for i in reversed(range(len(stages)))]
@@ -37,6 +37,11 @@ def optimizers(model, also, opts):
     # Centers move by SGD at 0.5 on the gradient of the mean squared distance, whatever their loss weighs (its authors'
     # alpha). The loss is half of that mean, times its weight: so the rate is 1 / weight.
     return [main] + [SGD([c], lr=1 / weight) for c, weight in centers if weight > 0]
+
+
+def unused(model):
+    """How the names of parameters begin that have no part in what a network says."""
+    return tuple(f'model.{name}' for name in backbones.unused(model.model))
 
 
 def stage(name):
