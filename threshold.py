@@ -72,6 +72,7 @@ def main(opts):
     weights, scales = utils.snapshot(folder, opts.which_epoch), features.areas(opts.ms)
     part, trained = opts.part or ('test' if opts.data_dir else 'held_out'), utils.read_opts(folder)
     roots, people, crowd = held_out(opts, trained) if part == 'held_out' else others(opts, trained, part)
+    people = data.readable(people, opts.on_bad)
     (ids,) = data.numbers(people)
     cams = np.full(len(ids), -1) if opts.same_camera else people.cams  # no picture is junk if its camera is not known
     same, impostors = thresholds.same_identity(Features(None, ids, cams, None), crowd)
