@@ -19,7 +19,7 @@ import torchvision
 import yaml
 
 import model as networks
-from reid import backbones, cli, machine, optim, processes, results, settings
+from reid import backbones, cli, embedding, machine, optim, processes, results, settings, thresholds
 from reid.files import replacing
 from reid.problem import Problem
 
@@ -107,6 +107,18 @@ def machine_options(parser):
 
 def gpu_option(parser):
     parser.add_argument('--gpu_ids', default='0', help='the GPU to use (default 0); -1 for the CPU')
+
+
+def embedder_options(parser, default='ft_ResNet50'):
+    """The options that say what turns pictures into descriptors: see embedder()."""
+    group = parser.add_argument_group('network')
+    which = group.add_mutually_exclusive_group()
+    which.add_argument('--name', help=f'a run (default {default})')
+    which.add_argument('--model', type=Path, help='or a file that export.py has made of one')
+    group.add_argument('--which_epoch', help='of the run: last (default), a number, average_bn')
+    group.add_argument('--no_flip', action='store_true', default=None, help='of the run: without the mirrored view')
+    group.add_argument('--batchsize', default=32, type=settings.positive, help='default 32')
+    gpu_option(group)
 
 
 def result_options(parser):
@@ -364,6 +376,26 @@ def load_run(name, which='last', device='cpu', typed=None):
     net = networks.build(networks.complete(opts))
     print(networks.load_weights(net, snapshot(folder, which)))
     return net.to(device).eval(), opts
+
+
+def embedder(opts, made=None):
+    """What turns pictures into descriptors: the run --name or, without its network, the file --model of export.py. What
+    was not typed is as it was when other descriptors were `made` (the `about` of theirs)."""
+    if opts.model:
+        return embedding.of_file(opts.model)
+    made = {'run': 'ft_ResNet50', 'which_epoch': 'last', 'flip': True} | (made or {})
+    name, which = opts.name or made['run'], opts.which_epoch or made['which_epoch']
+    flip = not opts.no_flip if opts.no_flip is not None else made['flip']
+    folder, where = find_run(name), device(opts.gpu_ids)
+    net, trained = load_run(name, which, where)
+    how = {'flip': flip, 'ms': '1', 'test_feature': trained.test_feature}
+    weights = snapshot(folder, which)
+    try:
+        bounds = thresholds.load(folder, weights, **how)['bounds']
+    except Problem as problem:
+        bounds = problem
+    about = {'run': name, 'which_epoch': which, 'weights': thresholds.fingerprint(weights), **how}
+    return embedding.of_network(net, (trained.height, trained.width), flip, where, bounds, about)
 
 
 def snapshot(folder, which):

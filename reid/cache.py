@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
-from torchvision import transforms as T
 from tqdm import tqdm
 
 from reid import cli, data, processes
@@ -146,7 +145,7 @@ class Moving:
 
 def decode(path, height, width):
     """A picture as bytes (H, W, 3), resized as data.test_transform does it."""
-    return np.array(T.functional.resize(data.read(path), [height, width], T.InterpolationMode.BICUBIC))
+    return data.sized(data.read(path), (height, width))
 
 
 def all_decoded(paths, height, width, title):

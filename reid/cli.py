@@ -1,6 +1,7 @@
 """How every script starts and ends: options in, exit code out, sentences instead of tracebacks."""
 
 import argparse
+import copy
 import difflib
 import os
 import re
@@ -62,11 +63,21 @@ def parse(parser, argv=None):
     opts = parser.parse_args(words)
     if getattr(opts, 'config', None):  # a default gives way to the recipe, and the recipe to what was typed
         opts = parser.parse_args(recipe(parser, opts.config) + words)
-    untouched = object()
-    probe = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(opts), untouched)))
     opts.command = ' '.join(['python', parser.prog, *map(quote, typed)])
-    opts.given = {name for name, value in vars(probe).items() if value is not untouched}
+    opts.given = set(vars(without_defaults(parser).parse_args(words)))
     return opts
+
+
+def without_defaults(parser):
+    """A parser that knows of nothing but what was typed."""
+    parser = copy.deepcopy(parser)
+    parser._defaults.clear()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+        if isinstance(action, argparse._SubParsersAction):
+            for name, job in action.choices.items():
+                action.choices[name] = without_defaults(job)
+    return parser
 
 
 def recipe(parser, path):

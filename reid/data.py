@@ -1,11 +1,12 @@
 """Pictures from the tree that prepare.py makes: pytorch/{train,val,train_all,query,gallery,multi-query}/<id>/."""
 
+import io
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
@@ -102,16 +103,49 @@ def numbers(*parts):
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. pictures -> tensors
 
+MOST = 100_000_000  # pixels: a file of a few kilobytes may claim more, to fill the memory
+# What is decoded. Pillow knows more, which nobody takes pictures in: EPS, for one, is a program that it would run.
+KINDS = ('AVIF', 'BMP', 'GIF', 'JPEG', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')
 
-def read(path):
-    """A picture as RGB, whatever it is on disk."""
+
+class TooLarge(Problem):
+    """It may be a picture, but it is not decoded here."""
+
+
+def read(source, name=None, most=MOST):
+    """A path, or the bytes of a file (its name is for sentences) -> RGB, upright, without transparency."""
+    name = name or source
     try:
-        with Image.open(path) as picture:
-            return picture.convert('RGB')
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            if picture.width * picture.height > most:
+                raise TooLarge(f'{name} has {picture.width} x {picture.height} pixels: at most {most:,} are read here')
+            if picture.format not in KINDS:
+                raise Problem(f'{name} is {picture.format}: one of {", ".join(KINDS)} is expected')
+            return rgb(ImageOps.exif_transpose(picture))  # of an animation, the first picture
+    except Problem:
+        raise
+    except Image.DecompressionBombError:  # Pillow's own limit
+        raise TooLarge(f'{name} has more pixels than are read here: {most:,}') from None
     except FileNotFoundError:
-        raise Problem(f'{path}: there is no such file') from None
+        raise Problem(f'{name}: there is no such file') from None
+    except UnidentifiedImageError:  # its sentence would name the object in memory
+        raise Problem(f'{name} is not a picture that can be read') from None
     except Exception as error:  # Pillow raises a dozen types
-        raise Problem(f'{path} is not a picture that can be read ({error})') from None
+        raise Problem(f'{name} is not a picture that can be read ({error})') from None
+
+
+def rgb(picture):
+    if picture.mode.startswith('I'):  # 16 bits, which Pillow would cut off at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
+    return picture.convert('RGB')
+
+
+def sized(picture, size):
+    """What a network of size (height, width) is shown of it: bytes (height, width, 3)."""
+    return np.array(picture.resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def test_transform(height, width):

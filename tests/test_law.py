@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from reid import cli
 
-CARDS = ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo', 'threshold']
+CARDS = ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo', 'threshold', 'export', 'search']
 REID = sorted(path.stem for path in (ROOT / 'reid').glob('*.py'))
 OURS = {*CARDS, 'make', 'utils', 'model', 'reid'}
 

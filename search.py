@@ -1,0 +1,338 @@
+"""Pictures to vectors, whether two show the same person, and who of a gallery is in a picture.
+
+Reads:   model/<name>/, or a file that export.py has made of it (--model); pictures of any kind; an index
+Writes:  what --out names; an index, which is a folder
+Run:     python search.py embed mine.jpg folder/ --name ft_ResNet50 --out features.npz
+         python search.py same one.jpg other.jpg --name ft_ResNet50
+         python search.py index create people --name ft_ResNet50
+         python search.py index add people ../Market/pytorch/gallery
+         python search.py query mine.jpg --index people --top 5
+"""
+
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import utils
+from reid import cli, embedding, index, rerank, settings, thresholds, vectors
+from reid.datasets import ABOUT, UNKNOWN, cameras, is_picture
+from reid.files import holds
+from reid.problem import Problem
+
+
+def options():
+    parser = cli.parser(__doc__)
+    jobs = parser.add_subparsers(dest='job', required=True, metavar='JOB')
+
+    own = job(jobs, 'embed', embed, 'one vector of unit length for each picture: their products are scores, -1 to 1')
+    own.add_argument('pictures', nargs='+', type=Path, help='files, or folders of them at any depth')
+    own.add_argument('--out', type=Path, help='.npz, .csv or .jsonl (default: to the screen)')
+    utils.embedder_options(own)
+
+    own = job(
+        jobs, 'same', same, 'do two pictures show the same person? By the thresholds that threshold.py has chosen'
+    )
+    own.add_argument('pictures', nargs=2, type=Path, metavar='PICTURE', help='two files')
+    utils.embedder_options(own)
+
+    own = jobs.add_parser('index', help='keep a gallery that changes', description='keep a gallery that changes')
+    kept = own.add_subparsers(dest='work', required=True, metavar='WORK')
+
+    own = job(kept, 'create', create, 'an empty one, for the vectors of one network')
+    where(own)
+    own.add_argument(
+        '--engine',
+        choices=index.ENGINES,
+        help='what searches it: exact (default), faiss for hundreds of thousands, milvus (default of a server, or of a '
+        'name that ends in .db)',
+    )
+    utils.embedder_options(own)
+
+    own = job(kept, 'add', add, 'pictures. One that is there already, by its path, is described anew')
+    where(own)
+    own.add_argument('pictures', nargs='+', type=Path, help='files, or folders of them at any depth')
+    own.add_argument('--as', dest='person', metavar='NAME', help='who it is (default: the folder that a picture is in)')
+    own.add_argument('--camera', type=settings.whole, help='its number (default: what a prepared tree says of it)')
+    own.add_argument('--time', type=moment, help='when it was taken: 2026-11-21 or 2026-11-21T14:30 (default: now)')
+    utils.embedder_options(own, 'that of the index')
+
+    own = job(kept, 'remove', remove, 'entries, by anything that is known of them')
+    where(own)
+    chosen(own)
+
+    own = job(kept, 'list', list_entries, 'what is there')
+    where(own)
+    chosen(own)
+    own.add_argument('--json', action='store_true', help='a line of JSON for each entry')
+
+    own = job(kept, 'stats', stats, 'how much is there')
+    where(own)
+
+    own = job(jobs, 'query', query, 'who is it? The entries of an index that are most alike')
+    own.add_argument('pictures', nargs='+', type=Path, help='files, or folders of them at any depth')
+    own.add_argument('--index', dest='where', required=True, help='its folder, or the address of a server')
+    own.add_argument('--top', default=10, type=settings.positive, help='how many (default 10)')
+    own.add_argument('--camera', type=int, help='entries of this camera only')
+    own.add_argument('--since', type=moment, help='entries from this day or minute on only, such as 2026-11-21T14:30')
+    own.add_argument('--until', type=moment, help='entries before it only')
+    own.add_argument('--threshold', type=score, help='below it, it is unknown (default: where threshold.py says so)')
+    own.add_argument('--rerank', action='store_true', help='the nearest 1000 in the order of their own neighbours')
+    own.add_argument('--json', action='store_true', help='a line of JSON for each picture')
+    utils.embedder_options(own, 'that of the index')
+    return parser
+
+
+def job(jobs, name, f, about):
+    own = jobs.add_parser(name, help=about, description=about, allow_abbrev=False)
+    own.set_defaults(run=f)
+    return own
+
+
+def where(parser):
+    parser.add_argument('where', metavar='INDEX', help='its folder, or the address of a server')
+
+
+def chosen(parser):
+    """What tells an entry from others. All that is given has to be true of it."""
+    parser.add_argument('--ids', nargs='+', type=int, help='numbers of entries')
+    parser.add_argument('--as', dest='person', metavar='NAME', help='of the person')
+    parser.add_argument('--camera', type=int, help='its number')
+    parser.add_argument('--since', type=moment, help='from this day or minute on, such as 2026-11-21T14:30')
+    parser.add_argument('--until', type=moment, help='before it')
+    parser.add_argument('--path', help='of the picture')
+
+
+def main(opts):
+    opts.run(opts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. embed, same
+
+
+def embed(opts):
+    paths, embedder = files(opts.pictures), utils.embedder(opts)
+    with vectors.writer(opts.out, embedder) as write, Skipped(len(paths), opts.out is not None) as skipped:
+        for path, f in embedding.described(embedder, paths, opts.batchsize, skipped):
+            write(str(path), f)
+            skipped.bar.update()
+    if opts.out:
+        print(f'{opts.out}: {len(paths) - skipped.count} pictures -> {embedder.dim} numbers each')
+    skipped.leave()
+
+
+def same(opts):
+    embedder = utils.embedder(opts)
+    (_, one), (_, other) = embedding.described(embedder, opts.pictures)
+    score = float(one.astype(np.float64) @ other)
+    print(f'score {score:.4f}, distance {max(0, 2 - 2 * score) ** 0.5:.4f}')
+    if isinstance(embedder.bounds, Problem):
+        raise embedder.bounds
+    bounds = embedder.bounds
+    verdict = thresholds.judge(score, {'bounds': bounds})
+    print(f'{verdict} (the same from {bounds["same"]:.4f}, not the same below {bounds["not_same"]:.4f})')
+
+
+def network_of(opts, kept):
+    """The embedder that fills an index, or the one that was asked for, if what it says can be compared."""
+    embedder = utils.embedder(opts, kept.about)
+    index.same_network(opts.where, kept.about, embedder.about)
+    return embedder
+
+
+def files(given):
+    """Files as they are, folders by the pictures in them, each once."""
+    found = {}
+    for path in given:
+        path = path.expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob('*') if is_picture(str(p)) and p.is_file())
+            if not inside:
+                raise Problem(f'{path}: pictures are expected at any depth, found {holds(path)}')
+            found |= dict.fromkeys(inside)
+        else:
+            found[path] = None
+    return list(found)
+
+
+class Skipped:
+    """Files that cannot be read are named, and others go on; at the end the exit code is 1. With a progress bar."""
+
+    def __init__(self, total, shown=True):
+        self.count, self.total = 0, total
+        self.bar = tqdm(total=total, unit='img', disable=None if shown else True)
+
+    def __call__(self, path, problem):
+        self.count += 1
+        tqdm.write(f'skipped: {problem}', file=sys.stderr)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def leave(self):
+        if self.count:
+            print(f'{self.count} of {self.total} files could not be read', file=sys.stderr)
+            sys.exit(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. index
+
+
+def create(opts):
+    embedder = utils.embedder(opts)
+    with index.create(opts.where, embedder.dim, embedder.about, opts.engine):
+        print(
+            f'{opts.where}: an empty index for vectors of {embedder.dim} numbers, as {embedder.about["run"]} gives them'
+        )
+
+
+def add(opts):
+    paths = files(opts.pictures)
+    with index.open(opts.where) as kept, Skipped(len(paths)) as skipped:
+        embedder, camera = network_of(opts, kept), camera_of if opts.camera is None else lambda _: opts.camera
+        batch, now = [], time.time() if opts.time is None else opts.time
+
+        def flush():
+            kept.add([entry for entry, _ in batch], np.stack([f for _, f in batch]))
+            skipped.bar.update(len(batch))
+            batch.clear()
+
+        for path, f in embedding.described(embedder, paths, opts.batchsize, skipped):
+            entry = {
+                'name': person_of(path, opts.person),
+                'camera': camera(path),
+                'time': now,
+                'path': str(path.resolve()),
+            }
+            batch.append((entry, f))
+            if len(batch) >= WRITTEN:
+                flush()
+        if batch:
+            flush()
+        print(f'{opts.where}: {len(paths) - skipped.count} added, {kept.stats()["entries"]} in all')
+    skipped.leave()
+
+
+WRITTEN = 256  # entries at a time: each time the disk is waited for
+
+
+def person_of(path, given):
+    name = given or path.resolve().parent.name
+    if not name:
+        raise Problem(f'{path} lies in no folder that says who it is: --as NAME does')
+    return name
+
+
+def camera_of(path):
+    """What a prepared tree, <tree>/<part>/<id>/<picture>, says of it."""
+    path = path.resolve()
+    root = next((folder for folder in path.parents[:4] if (folder / ABOUT).is_file()), None)
+    return cameras(root)(path.name) if root else UNKNOWN
+
+
+def remove(opts):
+    if not filters(opts):
+        raise Problem('which? --ids, --as, --camera, --since, --until or --path says it')
+    with index.open(opts.where) as kept:
+        removed = kept.remove([entry.id for entry in entries(kept, opts)])
+        print(f'{opts.where}: {removed} removed, {kept.stats()["entries"]} left')
+
+
+def list_entries(opts):
+    with index.open(opts.where) as kept:
+        for entry in entries(kept, opts):
+            print(json.dumps(entry._asdict()) if opts.json else line(entry))
+
+
+def stats(opts):
+    with index.open(opts.where) as kept:
+        for name, value in kept.stats().items():
+            print(f'{name}: {json.dumps(value) if isinstance(value, dict) else value}')
+
+
+def entries(kept, opts):
+    """Those that were asked for. A picture may go by another path than the whole one that it is kept under."""
+    asked = filters(opts)
+    return kept.find(**asked) or kept.find(**asked | ({'path': str(Path(opts.path).resolve())} if opts.path else {}))
+
+
+def filters(opts):
+    """What was asked for of find, by its names."""
+    asked = {
+        'name': getattr(opts, 'person', None),
+        'ids': getattr(opts, 'ids', None),
+        'path': getattr(opts, 'path', None),
+    }
+    asked |= {name: getattr(opts, name) for name in ('camera', 'since', 'until')}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def line(entry):
+    seen = datetime.datetime.fromtimestamp(entry.time).isoformat(' ', 'seconds') if entry.time is not None else '-'
+    camera = f'camera {entry.camera}' if entry.camera != UNKNOWN else 'camera -'
+    return f'{entry.id:6d}  {entry.name}  {camera}  {seen}  {entry.path or "-"}'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. query
+
+
+def query(opts):
+    paths = files(opts.pictures)
+    with index.open(opts.where) as kept, Skipped(len(paths), shown=False) as skipped:
+        embedder = network_of(opts, kept)
+        least = opts.threshold
+        if least is None and not isinstance(embedder.bounds, Problem):
+            least = embedder.bounds['same']
+        for path, f in embedding.described(embedder, paths, opts.batchsize, skipped):
+            hits = nearest(kept, f, opts)
+            who = hits[0][1].name if hits and (least is None or hits[0][0] >= least) else None
+            if opts.json:
+                found = [{'score': score, **entry._asdict()} for score, entry in hits]
+                print(json.dumps({'picture': str(path), 'who': who, 'threshold': least, 'hits': found}))
+                continue
+            print(f'{path}: {"unknown" if who is None else who}')
+            for score, entry in hits:
+                print(f'  {score:7.4f}  {line(entry)}')
+        if least is None:
+            print(f'without a threshold, whoever is nearest is named: {embedder.bounds}', file=sys.stderr)
+    skipped.leave()
+
+
+def nearest(kept, f, opts):
+    """The hits of one vector. Re-ranking changes their order, and leaves them their scores."""
+    hits = kept.query(f[None], max(opts.top, RERANKED) if opts.rerank else opts.top, **filters(opts))[0]
+    if opts.rerank and len(hits) > 1:
+        others, k = kept.vectors([entry.id for _, entry in hits]), min(20, len(hits))
+        ((_, order),) = rerank.rerank(f[None], others, k, min(6, k))
+        hits = [hits[i] for i in np.argsort(-order[0].numpy(), kind='stable')]
+    return hits[: opts.top]
+
+
+RERANKED = 1000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. values of options
+
+
+def moment(text):
+    """'2026-11-21', '2026-11-21T14:30', in local time if it names no other -> seconds since 1970."""
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def score(text):
+    return settings.within(float(text), -1, 1)
+
+
+if __name__ == '__main__':
+    cli.start(main, options)
