@@ -18,7 +18,7 @@ import torch
 import utils
 from reid import cli, comparing, data, embedding, exporting, machine, processes, runtime, settings, thresholds
 from reid.problem import Problem
-from reid.shrinking import SMALLER
+from reid.shrinking import SMALLER, shrink
 
 # A file that is further from the original than this is a failure, and is not kept.
 DIFFERENCE, COSINE = 1e-5, 0.99999
@@ -95,8 +95,7 @@ def main(opts):
         exporting.write(opts.format, model, size, files['float32'], about, flip, 'float32' if opts.float else 'uint8')
         if how:
             files[how] = place(draft, how, out)
-            about = runtime.opened(files['float32']).about
-            SMALLER[how][opts.format](files['float32'], files[how], about, lessons)
+            shrink(how, files['float32'], files[how], runtime.opened(files['float32']).about, lessons)
 
         # 3. the same pictures through the network and the files
         original = embedding.of_network(model, size, flip, torch.device('cpu'), None, None).describe

@@ -19,7 +19,7 @@ import torchvision
 import yaml
 
 import model as networks
-from reid import backbones, cli, embedding, machine, optim, processes, results, settings, thresholds
+from reid import backbones, cli, embedding, machine, optim, processes, results, runtime, settings, thresholds
 from reid.files import replacing
 from reid.problem import Problem
 
@@ -115,6 +115,9 @@ def embedder_options(parser, default='ft_ResNet50'):
     which = group.add_mutually_exclusive_group()
     which.add_argument('--name', help=f'a run (default {default})')
     which.add_argument('--model', type=Path, help='or a file that export.py has made of one')
+    group.add_argument(
+        '--runtime', choices=runtime.RUNTIMES, help='of --model: what runs it (default: what suits the file)'
+    )
     group.add_argument('--which_epoch', help='of the run: last (default), a number, average_bn')
     group.add_argument('--no_flip', action='store_true', default=None, help='of the run: without the mirrored view')
     group.add_argument('--batchsize', default=32, type=settings.positive, help='default 32')
@@ -382,7 +385,7 @@ def embedder(opts, made=None):
     """What turns pictures into descriptors: the run --name or, without its network, the file --model of export.py. What
     was not typed is as it was when other descriptors were `made` (the `about` of theirs)."""
     if opts.model:
-        return embedding.of_file(opts.model)
+        return embedding.of_file(opts.model, runtime=opts.runtime)
     made = {'run': 'ft_ResNet50', 'which_epoch': 'last', 'flip': True} | (made or {})
     name, which = opts.name or made['run'], opts.which_epoch or made['which_epoch']
     flip = not opts.no_flip if opts.no_flip is not None else made['flip']

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,20 +35,16 @@ class Describer(nn.Module):
 
     def __init__(self, model, flip=True):
         super().__init__()
-        self.model, self.flip, self.parts = model, flip, model.parts
+        self.model, self.flip = model, flip
         self.register_buffer('mean', 255 * torch.tensor(MEAN).view(3, 1, 1))
         self.register_buffer('std', 255 * torch.tensor(STD).view(3, 1, 1))
 
-    def embed(self, x):
-        """x (B, 3, H, W), 0 to 255 -> (B, D): f(x) + f(mirror x), written so that the size of the batch stays open
-        where a graph is recorded (len() would become a number)."""
-        x = (x - self.mean) / self.std
-        if not self.flip:
-            return self.model.embed(x)
-        return self.model.embed(torch.cat([x, x.flip(3)])).unflatten(0, (2, -1)).sum(0)
+    def normalised(self, x):
+        return (x - self.mean) / self.std
 
     def forward(self, pictures):
-        return describe(self, pictures.permute(0, 3, 1, 2).float(), flip=False)
+        x = pictures.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+        return describe(self.model, self.normalised(x), self.flip)
 
 
 class View(nn.Module):
@@ -58,30 +55,22 @@ class View(nn.Module):
         self.net = net
 
     def forward(self, x):
-        return self.net.embed(x)
+        return self.net.model.embed(self.net.normalised(x))
 
 
 def write(form, model, size, path, about, flip=True, kind='uint8'):
     """Write a file of FORMATS[form], and those that belong beside it. `about` is completed: see ABOUT of reid.runtime.
     It takes batches of any size (ncnn: pictures one by one), of bytes (kind 'uint8') or float numbers ('float32')."""
     ready(form)
-    suffix, _, writer = FORMATS[form]
+    *_, writer = FORMATS[form]
     kind = 'float32' if form == 'ncnn' else kind
     about = {**about, 'format': form, 'numbers': 'float32', 'flip': flip, 'parts': model.parts, 'input': kind}
     # BatchNorm is folded. The copy is one that gradients could be asked of, and its memory lies as usual: folding works
     # in inference mode and for channels_last.
     net = copy.deepcopy(Describer(folding.quick(model, size), flip and form != 'ncnn').eval())
     net.to(memory_format=torch.contiguous_format)
-    try:
-        with torch.no_grad(), quiet():
-            writer(net, torch.zeros(2, *size, 3, dtype=getattr(torch, kind)), path, about | {'beside': {}})
-    except Problem:
-        raise
-    except Exception as error:  # an exporter that meets a layer which it does not know raises whatever it likes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Problem(
-            f'--format {form} cannot be made of this network ({reason}). Another of {", ".join(FORMATS)}?'
-        ) from None
+    with torch.no_grad(), foreign(f'--format {form}'):
+        writer(net, torch.zeros(2, *size, 3, dtype=getattr(torch, kind)), path, about | {'beside': {}})
 
 
 def ready(form):
@@ -94,19 +83,20 @@ def ready(form):
         raise Problem(f'--format {form} needs packages that are not all here: pip install {packages}') from None
 
 
-class quiet:
-    """Without what exporters tell of their own work."""
-
-    def __enter__(self):
-        self.caught = warnings.catch_warnings()
-        self.caught.__enter__()
-        warnings.simplefilter('ignore')
-        self.level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_):
-        logging.disable(self.level)
-        self.caught.__exit__(None, None, None)
+@contextmanager
+def foreign(what):
+    """Other people's exporters are at work: not a word of it, and what they stumble over is one sentence."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    except Exception as error:  # at a layer that they do not know they raise whatever they like
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Problem(f'{what} cannot be made of this network ({reason}). Another --format may do') from None
+    finally:
+        logging.disable(level)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def describe(model, x, flip=True, scales=(1.0,)):
         view = x if area == 1 else F.interpolate(x, scale_factor=area**0.5, mode='bicubic', align_corners=False)
         if flip:
             f = model.embed(torch.cat([view, view.flip(3)])).float()  # (2B, D): one pass for both
-            f = f[: len(x)] + f[len(x) :]
+            f = f.unflatten(0, (2, -1)).sum(0)
         else:
             f = model.embed(view).float()
         total = total + f

@@ -8,6 +8,7 @@ Each runtime is a function (path, threads) -> (what the file says of itself, pic
 
 import hashlib
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,9 @@ KEY = 'reid'  # of the metadata, which is a text in JSON
 # of threshold.json; the format, in what numbers it computes, what pictures it takes, and the files beside it.
 ABOUT = ('run', 'which_epoch', 'weights', 'size', 'dim', 'parts', 'flip', 'test_feature', 'bounds', 'versions')
 ABOUT += ('format', 'numbers', 'input', 'beside')
+
+# Through this package OpenVINO tells its makers whenever it is imported. Without it, it does not.
+sys.modules.setdefault('openvino_telemetry', None)
 
 
 class Exported:

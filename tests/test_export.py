@@ -203,7 +203,7 @@ def test_the_command_compares_and_remembers(place, monkeypatch, capsys):
     assert figures['queries'] > 4
     assert figures == pytest.approx({key: found['float32'][key] for key in figures}, abs=0.02)
     assert 30 <= found['pictures'] < 60
-    assert f'{found["pictures"]} pictures and a few random ones, with 1 threads' in said
+    assert f'{found["pictures"]} pictures and a few random ones (threads: 1)' in said
     assert 'without thresholds: model/a/threshold.json: no threshold has been chosen yet' in said
     assert not [name for name in os.listdir(place / 'model/a') if name.startswith('.') or name.endswith('.part')]
 
