@@ -14,7 +14,8 @@ All of them have
     add(entries, vectors)  dicts with any of name, camera, time, path, box; (N, D) float32 of unit length -> their ids,
                            ascending, none given twice. Of those with one path the last stays
     remove(ids)            -> how many of them there were
-    find(name, camera, since, until, path, ids, limit)  -> [Entry] that are all that is asked for, in order of ids
+    find(name, camera, since, until, path, ids, after, limit)  -> [Entry] that are all that is asked for, in order of
+                           ids: those behind the id `after`, at most `limit`
     query(vectors, k, name, camera, since, until)       -> for each vector [(score, Entry)], the k best of those that
                            are all that is asked for (or fewer), the best first, equal scores in order of ids
     vectors(ids)           -> (N, D) float32

@@ -164,7 +164,7 @@ class Index:
             for places, scores in found
         ]
 
-    def find(self, name=None, camera=None, since=None, until=None, path=None, ids=None, limit=None):
+    def find(self, name=None, camera=None, since=None, until=None, path=None, ids=None, after=None, limit=None):
         asked = {
             'name = cast(? as text)': None if name is None else disk.coded(name),
             'camera = ?': None if camera is None else int(camera),
@@ -172,6 +172,7 @@ class Index:
             'time < ?': None if until is None else float(until),
             'path = cast(? as text)': None if path is None else disk.coded(os.fsdecode(path)),
             AMONG: None if ids is None else disk.listed(ids),
+            'id > ?': None if after is None else int(after),
         }
         asked = {condition: value for condition, value in asked.items() if value is not None}
         where = f'where {" and ".join(asked)}' if asked else ''

@@ -145,18 +145,19 @@ class Index:
                 return [(float(scores[i]), entry_of(hits[i]['entity'])) for i in order]
             limit = min(4 * limit, MOST)
 
-    def find(self, name=None, camera=None, since=None, until=None, path=None, ids=None, limit=None):
+    def find(self, name=None, camera=None, since=None, until=None, path=None, ids=None, after=None, limit=None):
         which = condition(name, camera, since, until, path)
         with told(self.folder):
             if ids is None:
-                found = self.pages(which, FIELDS, limit)
+                found = self.pages(which, FIELDS, limit, after)
             else:
-                found = sorted(self.among('id', ids, FIELDS, which), key=lambda row: row['id'])[:limit]
+                found = sorted(self.among('id', ids, FIELDS, which), key=lambda row: row['id'])
+                found = [row for row in found if after is None or row['id'] > after][:limit]
             return [entry_of(row) for row in found]
 
-    def pages(self, which, fields, limit=None):
+    def pages(self, which, fields, limit=None, after=None):
         """All that fulfil a condition, in order of ids."""
-        found, last = [], -1
+        found, last = [], -1 if after is None else int(after)
         while limit is None or len(found) < limit:
             size = min(MOST, MOST if limit is None else limit - len(found))
             more = f'{which} and ' if which else ''

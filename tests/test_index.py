@@ -189,6 +189,8 @@ def test_spans_are_half_open_and_know_who_has_no_time(made):
             }[json.dumps(which)]
         )
     assert [e.time for e in made.find(ids=[4, 1, 9], limit=1)] == [10]
+    assert [e.time for e in made.find(after=1, limit=2)] == [20, 30]
+    assert [e.time for e in made.find(ids=[4, 1, 9], after=1)] == [None]
 
 
 def test_stats(made):

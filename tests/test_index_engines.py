@@ -135,6 +135,9 @@ def test_does_what_plain_loops_do(engine, seed, tmp_path, monkeypatch):
             assert own.find(**which) == oracle.find(**which)
         entries = oracle.find()
         assert own.find() == entries and own.find(limit=7) == entries[:7]
+        second = [entry.id for entry in entries[1::2]]
+        assert own.find(after=second[1], limit=2) == [entry for entry in entries if entry.id > second[1]][:2]
+        assert own.find(ids=second, after=second[0]) == entries[3::2]
         assert own.find(ids=[e.id for e in entries[3:9]] + [10**9]) == entries[3:9]
         assert own.find(path=entries[0].path) == [e for e in entries if entries[0].path in (None, e.path)]
         order = dice.sample([e.id for e in entries], 10)

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from reid import cli
 
-CARDS = ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo', 'threshold', 'export', 'search']
+CARDS = ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo', 'threshold', 'export', 'search', 'serve']
 REID = sorted(path.stem for path in (ROOT / 'reid').glob('*.py'))
 OURS = {*CARDS, 'make', 'utils', 'model', 'reid'}
 
@@ -69,9 +69,11 @@ def commands(text):
     return found
 
 
-def test_the_commands_of_the_readme_parse():
+def test_the_commands_of_the_documents_parse():
     found = commands((ROOT / 'README.md').read_text(encoding='utf-8'))
     assert {card for card, _ in found} == set(CARDS)
+    for path in (ROOT / 'docs').glob('*.md'):
+        found += commands(path.read_text(encoding='utf-8'))
     for card, words in found:
         cli.parse(importlib.import_module(card).options(), words)
 

@@ -1,0 +1,179 @@
+"""The network and an index as an HTTP service: pictures in, descriptors, verdicts and names out.
+
+Reads:   model/<name>/, or a file that export.py has made of it (--model); an index
+Writes:  the index, for those who add and remove
+Run:     python search.py index create people --name ft_ResNet50
+         python serve.py --index people
+         curl -F picture=@mine.jpg 'http://127.0.0.1:8000/gallery?name=Ann'
+         curl -F picture=@other.jpg 'http://127.0.0.1:8000/search?top=5'
+
+Whoever is to use it from elsewhere (--host 0.0.0.0) should have to know a token, in the environment: REID_TOKEN. They
+send it as "Authorization: Bearer TOKEN". It goes over the line as it is: HTTPS is what a server such as nginx adds.
+SIGTERM and Ctrl-C end it after all that was let in has been answered.
+"""
+
+import ipaddress
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+
+import utils
+from reid import cli, embedding, index, service, settings
+from reid.problem import Problem
+
+
+def options():
+    parser = cli.parser(__doc__)
+    parser.add_argument('--index', help='its folder, or the address of a server (default: /embed and /same alone)')
+    group = parser.add_argument_group('service')
+    group.add_argument(
+        '--host', default='127.0.0.1', help='whom to listen to: 127.0.0.1, this machine (default); 0.0.0.0'
+    )
+    group.add_argument('--port', default=8000, type=port, help='default 8000; 0: any that is free')
+    group.add_argument(
+        '--wait_ms', default=3.0, type=settings.rate, help='to wait for others, who are described together (default 3)'
+    )
+    group.add_argument(
+        '--queue', default=256, type=settings.positive, help='requests at a time (default 256); then 429'
+    )
+    group.add_argument('--max_mb', default=10, type=settings.positive, help='of a request (default 10); then 413')
+    group.add_argument(
+        '--max_mpixels', default=25, type=settings.positive, help='millions, of a picture (default 25); then 413'
+    )
+    group.add_argument('--threads', type=settings.positive, help='that compute (default: as many as there are cores)')
+    utils.embedder_options(parser, 'that of the index, or ft_ResNet50')
+    return parser
+
+
+def main(opts):
+    token = token_of(os.environ)
+    with bound(opts.host, opts.port) as listening, opened(opts) as kept:
+        embedder = network(opts, kept)
+        limits = service.LIMITS._replace(
+            batchsize=opts.batchsize,
+            wait=opts.wait_ms / 1000,
+            queue=opts.queue,
+            bytes=opts.max_mb * 10**6,
+            pixels=opts.max_mpixels * 10**6,
+        )
+        api = service.app(embedder, kept, limits, token, local=is_local(opts.host))
+        server = uvicorn_server(api)
+        with told(opts.host, opts.port):
+            listening.listen()  # who comes from now on is answered
+        tell(opts, embedder, kept, token, listening)
+        server.run([listening])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. what is served
+
+
+def opened(opts):
+    if opts.index is None:
+        return nullcontext()
+    if not index.is_milvus(opts.index) and not Path(opts.index).exists():
+        name = opts.name or 'ft_ResNet50'
+        raise Problem(f'there is no {opts.index}: python search.py index create {opts.index} --name {name} makes one')
+    return index.open(opts.index)
+
+
+def network(opts, kept):
+    """The network that was asked for, else that of the index."""
+    if opts.threads:
+        torch.set_num_threads(opts.threads)
+    if opts.model:
+        embedder = embedding.of_file(opts.model, torch.get_num_threads())
+    else:
+        embedder = utils.embedder(opts, kept.about if kept else None)
+    torch.backends.cudnn.benchmark = False  # batches are of any size, and it would try out each of them
+    if kept:
+        index.same_network(opts.index, kept.about, embedder.about)
+    return embedder
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. who may use it
+
+
+def token_of(environment):
+    token = environment.get('REID_TOKEN')
+    if token is not None and not re.fullmatch('[!-~]+', token):
+        raise Problem(
+            'REID_TOKEN: letters, digits and signs are expected, without a space. Unset it for no token at all'
+        )
+    return token
+
+
+def is_local(host):
+    try:
+        return host == 'localhost' or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bound(host, port):
+    """A socket that has the address. It does not listen yet: while the network is loaded nobody waits in vain."""
+    with told(host, port):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)  # without the protocol asyncio would not set TCP_NODELAY
+        if os.name == 'posix':  # elsewhere it would mean that two may have it
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    return listening
+
+
+@contextmanager
+def told(host, port):
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise Problem(f'--host {host} --port {port}: {reason}. Is it used by another program?') from None
+
+
+def tell(opts, embedder, kept, token, listening):
+    host = f'[{opts.host}]' if ':' in opts.host else opts.host
+    print(f'network: {embedder.about["run"]}, {embedder.dim} numbers a picture')
+    entries = f'{opts.index}, {kept.stats()["entries"]} entries' if kept else 'none (--index): /embed and /same alone'
+    print(f'index: {entries}')
+    print(f'token: {"REID_TOKEN" if token else "none"}')
+    if not token and not is_local(opts.host):
+        print(
+            f'--host {opts.host}: all who reach this machine can use the service. REID_TOKEN=... keeps them out',
+            file=sys.stderr,
+        )
+    print(f'http://{host}:{listening.getsockname()[1]}  (what can be asked for: /docs)', flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. the server
+
+
+def uvicorn_server(api):
+    try:
+        import uvicorn
+    except ImportError:
+        raise Problem('the service needs a package that is not here: pip install uvicorn') from None
+    logging.getLogger('python_multipart').setLevel(logging.ERROR)  # a form that is wrong is the client's affair
+    # One way to read HTTP, that which is tested; and no list of who asked for whom.
+    how = {'http': 'h11', 'ws': 'none', 'loop': 'asyncio', 'access_log': False, 'server_header': False}
+    server = uvicorn.Server(uvicorn.Config(api, log_level='warning', lifespan='on', **how))
+    for name in (signal.SIGINT, signal.SIGTERM):  # it raises them again when all is done: that shall not kill us
+        signal.signal(name, server.handle_exit)
+    return server
+
+
+def port(text):
+    return settings.within(int(text), 0, 65535)
+
+
+if __name__ == '__main__':
+    cli.start(main, options)
