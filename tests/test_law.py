@@ -10,7 +10,18 @@ from conftest import ROOT
 
 from reid import cli
 
-CARDS = ['prepare', 'train', 'test', 'evaluate_gpu', 'evaluate_rerank', 'demo', 'threshold', 'export', 'search', 'serve']
+CARDS = [
+    'prepare',
+    'train',
+    'test',
+    'evaluate_gpu',
+    'evaluate_rerank',
+    'demo',
+    'threshold',
+    'export',
+    'search',
+    'serve',
+]
 REID = sorted(path.stem for path in (ROOT / 'reid').glob('*.py'))
 OURS = {*CARDS, 'make', 'utils', 'model', 'reid'}
 
