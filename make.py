@@ -18,6 +18,8 @@ VENV = os.path.join(ROOT, '.venv')
 OLDEST = (3, 10)
 CORE = ('numpy', 'scipy', 'matplotlib', 'yaml', 'tqdm', 'PIL')
 TOOLS = ('pytest', 'hypothesis', 'ruff')
+CONSTRAINTS = 'requirements/constraints.txt'
+ALONE = 'requirements/alone.txt'  # without the packages that these ask for
 GIGABYTES = 8 if sys.platform.startswith('linux') else 3  # PyTorch for Linux brings its CUDA libraries along
 
 
@@ -95,14 +97,15 @@ def has_torch(python):
 
 
 def install(python, tools, constrain=False):
-    files = ['requirements.txt'] + (['requirements/dev.txt'] if tools else [])
-    words = [python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
-    for name in files:
-        words += ['-r', name]
-    if constrain:
-        words += ['-c', 'requirements/constraints.txt']
+    pip = [python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
+    files = files_of(tools)
     print('installing the packages of %s (a minute or more)' % ' and '.join(files))
-    if subprocess.call(words):
+    calls = [pip + [word for name in files if name != ALONE for word in ('-r', name)]]
+    if constrain:
+        calls[0] += ['-c', CONSTRAINTS]
+    if ALONE in files:
+        calls.append(pip + ['--no-deps', '-r', ALONE])
+    if any(subprocess.call(words) for words in calls):
         stop(
             'pip could not install the packages: its words are above. Often it is the network (a proxy: set\n'
             'HTTPS_PROXY) or the disk (%.1f GB are free). Then try again: what is there is kept.'
@@ -110,11 +113,14 @@ def install(python, tools, constrain=False):
         )
 
 
+def files_of(tools):
+    return ['requirements.txt'] + (['requirements/dev.txt', ALONE] if tools else [])
+
+
 def fingerprint(tools):
     """Changes when the requirements do, so that an old .venv is brought up to date."""
-    names = ['requirements.txt', 'requirements/constraints.txt'] + (['requirements/dev.txt'] if tools else [])
     digest = hashlib.sha256()
-    for name in names:
+    for name in files_of(tools) + [CONSTRAINTS]:
         with open(os.path.join(ROOT, name), 'rb') as file:
             digest.update(file.read())
     return digest.hexdigest()

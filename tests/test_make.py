@@ -96,3 +96,16 @@ def test_a_complete_environment_is_used_again_until_the_requirements_change(bare
 def test_the_active_environment_is_taken_where_torch_imports(monkeypatch):
     monkeypatch.setattr(make, 'install', lambda *words: pytest.fail('nothing is missing'))
     assert make.setup(('pytest',)) == sys.executable
+
+
+def test_what_is_compared_with_comes_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr(subprocess, 'call', calls.append)
+    make.install('python', make.TOOLS, constrain=True)
+    together, alone = calls
+    assert together[-2:] == ['-c', 'requirements/constraints.txt']
+    assert 'requirements/dev.txt' in together
+    assert 'requirements/alone.txt' not in together
+    assert alone[-3:] == ['--no-deps', '-r', 'requirements/alone.txt']
+    make.install('python', ())
+    assert len(calls) == 3
