@@ -1,28 +1,32 @@
-"""Pictures to vectors, whether two show the same person, and who of a gallery is in a picture.
+"""Pictures to vectors, whether two show the same person, who of a gallery is in a picture, and who is in a video.
 
-Reads:   model/<name>/, or a file that export.py has made of it (--model); pictures of any kind; an index
+Reads:   model/<name>/, or a file that export.py has made of it (--model); pictures of any kind; an index; videos
 Writes:  what --out names; an index, which is a folder
 Run:     python search.py embed mine.jpg folder/ --name ft_ResNet50 --out features.npz
          python search.py same one.jpg other.jpg --name ft_ResNet50
          python search.py index create people --name ft_ResNet50
          python search.py index add people ../Market/pytorch/gallery
          python search.py query mine.jpg --index people --top 5
+         python search.py video street.mp4 --find mine.jpg --name ft_ResNet50
 """
 
 import datetime
 import json
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import utils
-from reid import cli, embedding, index, rerank, settings, thresholds, vectors
+from reid import cli, detecting, embedding, index, rerank, settings, thresholds, tracking, vectors, watching
 from reid.datasets import ABOUT, UNKNOWN, cameras, is_picture
 from reid.files import holds
 from reid.problem import Problem
+from reid.video import EVERY, RENEW, Follower
 
 
 def options():
@@ -84,7 +88,46 @@ def options():
     own.add_argument('--rerank', action='store_true', help='the nearest 1000 in the order of their own neighbours')
     own.add_argument('--json', action='store_true', help='a line of JSON for each picture')
     utils.embedder_options(own, 'that of the index')
+
+    video_options(job(jobs, 'video', video, 'who is in a video, and when? The exit code is 1 if nobody is found'))
     return parser
+
+
+def video_options(own):
+    own.add_argument('sources', nargs='+', metavar='SOURCE', help='videos, folders of frames, a camera (0), an address')
+    own.add_argument(
+        '--find', nargs='+', type=Path, metavar='PICTURE', help='of one person, cut out: when was that person there?'
+    )
+    own.add_argument(
+        '--threshold', type=score, help='from here on it is that person (default: where threshold.py says so)'
+    )
+    own.add_argument('--index', dest='where', help='put everybody into this index, for search.py query')
+    own.add_argument('--as', dest='person', metavar='NAME', help='in it, of everybody (default: track 3 of street.mp4)')
+    own.add_argument('--camera', nargs='+', type=settings.whole, help='the number of each source (default 1, 2, ...)')
+    own.add_argument(
+        '--start', nargs='+', type=moment, help='when each of them begins, such as 2026-11-21T14:30, or all of them do'
+    )
+    own.add_argument('--out', type=Path, default=Path('found'), help='a folder for what is found (default found)')
+    own.add_argument('--no_video', action='store_true', help='without a copy of the video that shows who is where')
+    own.add_argument('--top', default=20, type=settings.positive, help='tracks to list and to show (default 20)')
+    group = own.add_argument_group('following')
+    group.add_argument(
+        '--detector',
+        default='yolox_nano',
+        metavar='NAME',
+        help='yolox_nano (default), hog, a detector of torchvision, or a file .onnx of YOLOX or YOLOv8 and later',
+    )
+    group.add_argument('--weights', type=Path, metavar='FILE', help='of the detector, in place of a download')
+    group.add_argument(
+        '--every', default=EVERY, type=settings.positive, help=f'detect in every k-th frame only (default {EVERY})'
+    )
+    group.add_argument(
+        '--renew', default=RENEW, type=seconds, help=f'seconds until a track gets another vector (default {RENEW:g})'
+    )
+    group.add_argument(
+        '--realtime', action='store_true', help='at its own pace: drop frames rather than fall behind, as of a camera'
+    )
+    utils.embedder_options(own, 'that of the index, else ft_ResNet50')
 
 
 def job(jobs, name, f, about):
@@ -322,7 +365,32 @@ RERANKED = 1000
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. values of options
+# 4. video
+
+
+def video(opts):
+    with ExitStack() as stack:
+        sources = watching.opened(opts.sources, opts.realtime, stack)
+        kept = stack.enter_context(index.open(opts.where)) if opts.where else None
+        embedder = network_of(opts, kept) if kept else utils.embedder(opts)
+        wanted = watching.wanted(opts.find, embedder, opts.threshold)
+        device, threads = utils.one_of(opts.gpu_ids, False), torch.get_num_threads()
+        detect = detecting.load(opts.detector, opts.weights, device, threads, tracking.LOW)
+        how = {'wanted': wanted, 'index': kept, 'person': opts.person, 'video': not opts.no_video}
+        films = watching.films(sources, opts.sources, opts.camera, opts.start, opts.out, **how)
+
+        def follower():
+            return Follower(detect, embedder, opts.every, opts.renew, opts.batchsize)
+
+        stopped = watching.watch(films, follower, opts.out, embedder.about, opts.realtime, opts.top)
+    code = watching.tell(films, opts.out, opts.top, embedder.bounds)
+    if stopped:
+        raise stopped
+    sys.exit(code)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. values of options
 
 
 def moment(text):
@@ -332,6 +400,10 @@ def moment(text):
 
 def score(text):
     return settings.within(float(text), -1, 1)
+
+
+def seconds(text):
+    return settings.within(float(text), 0.1)
 
 
 if __name__ == '__main__':
