@@ -372,9 +372,10 @@ def video(opts):
     with ExitStack() as stack:
         sources = watching.opened(opts.sources, opts.realtime, stack)
         kept = stack.enter_context(index.open(opts.where)) if opts.where else None
+        device, threads = utils.one_of(opts.gpu_ids, together=False), torch.get_num_threads()
+        opts.gpu_ids = '-1' if device.type == 'cpu' else opts.gpu_ids  # that there is no GPU is said once
         embedder = network_of(opts, kept) if kept else utils.embedder(opts)
         wanted = watching.wanted(opts.find, embedder, opts.threshold)
-        device, threads = utils.one_of(opts.gpu_ids, False), torch.get_num_threads()
         detect = detecting.load(opts.detector, opts.weights, device, threads, tracking.LOW)
         how = {'wanted': wanted, 'index': kept, 'person': opts.person, 'video': not opts.no_video}
         films = watching.films(sources, opts.sources, opts.camera, opts.start, opts.out, **how)

@@ -135,3 +135,26 @@ def test_operations_are_counted(throughput, tmp_path):
     that, but for the first layer, which has nobody to pass a gradient to."""
     opts = cli.parse(throughput.options(), ['--data_dir', str(tmp_path), '--backbone', 'resnet50'])
     assert throughput.flops(opts, torch.device('cpu')) == pytest.approx(3 * 2 * 4.06e9, rel=0.02)
+
+
+def test_the_video_benchmark_goes_both_ways_over_the_same_frames(tmp_path):
+    pytest.importorskip('cv2')
+    spec = importlib.util.spec_from_file_location('video', ROOT / 'benchmarks' / 'video.py')
+    video = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(video)
+    path = video.drawn(tmp_path / 'x.avi', 1.0)
+    embedder, box = video.untrained(torch.device('cpu')), np.array([[100.0, 100, 200, 400]])
+    seen = []
+
+    def detect(picture):
+        seen.append(picture.shape)
+        return box, np.array([0.9])
+
+    row = video.plain(path, detect, embedder)
+    assert seen == [(576, 768, 3)] * 25
+    assert row['people'] == 1
+    row = video.ours(path, detect, embedder, 5, tmp_path / 'found')
+    assert len(seen) == 25 + 5
+    assert row['tracks'] == 1
+    assert {'read', 'detect', 'track', 'embed', 'write', 'frames_s'} <= set(row)
+    assert set(row) <= set(video.COLUMNS)
