@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_nearest import features
 
 from reid import index, index_exact, index_files
 from reid.index import Entry
@@ -62,17 +63,6 @@ def made(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. the search
-
-
-def features(rng, n, dim, kind):
-    f = rng.standard_normal((3 if kind == 'equal' else n, dim))
-    if kind == 'equal':
-        f = f[rng.integers(0, 3, n)]
-    if kind == 'close':
-        f = 1 + 1e-4 * f
-    if kind == 'opposite':
-        f = -np.abs(f)
-    return unit(f)
 
 
 @settings(max_examples=150, deadline=None)
