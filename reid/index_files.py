@@ -28,7 +28,7 @@ from reid.problem import Problem
 FIELDS = ', '.join(Entry._fields)
 AMONG = 'id in (select value from json_each(?))'
 MANY = 4096  # removed rows, before it is worth while to write the others anew
-PIECE = 2**14  # rows at a time, then
+PIECE = 2**11  # rows at a time, then
 
 # What readers hold of a moment: entries in order of id, which is the order of their rows as well. The last id and the
 # last number of `removed` that were seen: from there on, the next state is read.
