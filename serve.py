@@ -1,7 +1,7 @@
-"""The network and an index as an HTTP service: pictures in, descriptors, verdicts and names out.
+"""The network and an index as a page for a browser and an HTTP service: pictures in, descriptors, verdicts, names out.
 
 Reads:   model/<name>/, or a file that export.py has made of it (--model); an index
-Writes:  the index, for those who add and remove
+Writes:  the index, for those who add and remove; small pictures for the page (<index>/page, or --page_dir)
 Run:     python search.py index create people --name ft_ResNet50
          python serve.py --index people
          curl -F picture=@mine.jpg 'http://127.0.0.1:8000/gallery?name=Ann'
@@ -9,6 +9,7 @@ Run:     python search.py index create people --name ft_ResNet50
 
 Whoever is to use it from elsewhere (--host 0.0.0.0) should have to know a token, in the environment: REID_TOKEN. They
 send it as "Authorization: Bearer TOKEN". It goes over the line as it is: HTTPS is what a server such as nginx adds.
+The page is there without a token only, for a browser does not send one.
 SIGTERM and Ctrl-C end it after all that was let in has been answered.
 """
 
@@ -20,12 +21,13 @@ import signal
 import socket
 import sys
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import utils
-from reid import cli, embedding, index, service, settings
+from reid import cli, detecting, embedding, index, page, service, settings
 from reid.problem import Problem
 
 
@@ -47,6 +49,16 @@ def options():
     group.add_argument(
         '--max_mpixels', default=25, type=settings.positive, help='millions, of a picture (default 25); then 413'
     )
+    group.add_argument(
+        '--max_video_mb', default=500, type=settings.positive, help='of a video for the page (default 500)'
+    )
+    group.add_argument(
+        '--detector',
+        default='yolox_nano',
+        metavar='NAME',
+        help='of the page: yolox_nano (default), hog, a detector of torchvision, or a file .onnx of YOLOX or YOLOv8',
+    )
+    group.add_argument('--page_dir', type=Path, help='for pictures of the page (default: page, in the folder --index)')
     group.add_argument('--threads', type=settings.positive, help='that compute (default: as many as there are cores)')
     utils.embedder_options(parser, 'that of the index, or ft_ResNet50')
     return parser
@@ -63,11 +75,12 @@ def main(opts):
             bytes=opts.max_mb * 10**6,
             pixels=opts.max_mpixels * 10**6,
         )
-        api = service.app(embedder, kept, limits, token, local=is_local(opts.host))
+        pages, why = pages_of(opts, kept, token)
+        api = service.app(embedder, kept, limits, token, local=is_local(opts.host), page=pages)
         server = uvicorn_server(api)
         with told(opts.host, opts.port):
             listening.listen()  # who comes from now on is answered
-        tell(opts, embedder, kept, token, listening)
+        tell(opts, embedder, kept, token, listening, why)
         server.run([listening])
 
 
@@ -96,6 +109,27 @@ def network(opts, kept):
     if kept:
         index.same_network(opts.index, kept.about, embedder.about)
     return embedder
+
+
+def pages_of(opts, kept, token):
+    """The page, or None and why there is none."""
+    folder = opts.page_dir
+    if kept is None:
+        return None, 'none without --index'
+    if token:
+        return None, 'none with REID_TOKEN: the API alone, for a browser does not send the token'
+    if folder is None and index.is_milvus(opts.index):
+        return None, 'none with Milvus, unless --page_dir names a folder for its pictures'
+    if opts.detector not in detecting.DETECTORS and not Path(opts.detector).is_file():
+        detecting.load(opts.detector)  # which says what is expected; others are loaded when they are asked for
+    names = {Path(opts.detector).name: opts.detector, 'hog': 'hog'}
+    detectors = {shown: partial(detector, opts, name) for shown, name in names.items()}
+    pages = page.Pages(folder or Path(opts.index) / 'page', detectors, is_local(opts.host), opts.max_video_mb * 10**6)
+    return pages, None
+
+
+def detector(opts, name, least):
+    return detecting.load(name, None, utils.one_of(opts.gpu_ids, False), torch.get_num_threads(), least)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -139,7 +173,7 @@ def told(host, port):
         raise Problem(f'--host {host} --port {port}: {reason}. Is it used by another program?') from None
 
 
-def tell(opts, embedder, kept, token, listening):
+def tell(opts, embedder, kept, token, listening, why=None):
     host = f'[{opts.host}]' if ':' in opts.host else opts.host
     print(f'network: {embedder.about["run"]}, {embedder.dim} numbers a picture')
     entries = f'{opts.index}, {kept.stats()["entries"]} entries' if kept else 'none (--index): /embed and /same alone'
@@ -150,6 +184,7 @@ def tell(opts, embedder, kept, token, listening):
             f'--host {opts.host}: all who reach this machine can use the service. REID_TOKEN=... keeps them out',
             file=sys.stderr,
         )
+    print(f'page: {why or "open the address in a browser"}')
     print(f'http://{host}:{listening.getsockname()[1]}  (what can be asked for: /docs)', flush=True)
 
 

@@ -9,8 +9,8 @@
     GET    /health, /metrics       is it there; what it does, for Prometheus
 
 Pictures come as a form (curl -F picture=@a.jpg) or, where it is one, as the body itself; all else in the address.
-Nothing of a picture is kept but its descriptor, and the name of a file is not looked at. Mistakes are answered by a
-code 4xx and {"detail": sentence}.
+Nothing of a picture is kept but its descriptor (the page, reid.page, keeps small ones), and the name of a file is not
+looked at. Mistakes are answered by a code 4xx and {"detail": sentence}.
 
     service_door.py      who may come in, and with how much
     service_requests.py  what they bring
@@ -43,9 +43,9 @@ and `{"detail": a sentence}`; 429 means: again, in a second."""
 # 1. the application
 
 
-def app(embedder, index=None, limits=LIMITS, token=None, local=False):
-    """token: who asks has to know it. local: it is for this machine alone. An index is closed by whoever opened it,
-    after the application has come to its end."""
+def app(embedder, index=None, limits=LIMITS, token=None, local=False, page=None):
+    """token: who asks has to know it. local: it is for this machine alone. page: reid.page.Pages, for people without a
+    command line. An index is closed by whoever opened it, after the application has come to its end."""
     try:
         import python_multipart  # noqa: F401 (it is asked for when the first form comes)
         from fastapi import APIRouter, Depends, FastAPI
@@ -59,6 +59,8 @@ def app(embedder, index=None, limits=LIMITS, token=None, local=False):
     @asynccontextmanager
     async def lifespan(api):
         yield
+        if page is not None:
+            await asyncio.to_thread(page.close)
         await asyncio.to_thread(work.close)  # what was let in is done
 
     # The page at /docs takes its style and script from a server in the internet; /openapi.json needs nobody.
@@ -73,7 +75,11 @@ def app(embedder, index=None, limits=LIMITS, token=None, local=False):
     status_routes(api, routes, work, metrics)
     api.include_router(routes)
     sentences(api)
-    api.add_middleware(Door, metrics=metrics, limits=limits, token=token, local=local)
+    large = {}
+    if page is not None:
+        page.into(api, work)
+        large = page.large(limits)
+    api.add_middleware(Door, metrics=metrics, limits=limits, token=token, local=local, large=large)
     return api
 
 

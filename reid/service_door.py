@@ -49,9 +49,11 @@ class Refused(Exception):
 
 
 class Door:
-    def __init__(self, app, metrics, limits=LIMITS, token=None, local=False):
-        """local: the service is for this machine alone, and is called by its names alone."""
+    def __init__(self, app, metrics, limits=LIMITS, token=None, local=False, large=None):
+        """local: the service is for this machine alone, and is called by its names alone. large: {address: limits} of
+        those with bodies that go to the disk, and may be larger."""
         self.app, self.metrics, self.limits, self.token, self.local = app, metrics, limits, token, local
+        self.large = large or {}
         self.inside = self.held = 0  # the event loop alone changes them
 
     async def __call__(self, scope, receive, send):
@@ -95,7 +97,7 @@ class Door:
             yield
         finally:
             self.enter(-counted)
-            self.held -= body.size
+            self.held -= body.held
 
     def enter(self, count):
         self.inside += count
@@ -109,9 +111,9 @@ class Door:
             elif not hmac.compare_digest(headers.get(b'authorization', b''), b'Bearer ' + self.token.encode()):
                 sentence = 'the header "Authorization: Bearer TOKEN" is expected, with the token of this service'
                 raise Refused(401, sentence, WWW_Authenticate='Bearer')
-        length = headers.get(b'content-length', b'0')
-        if not length.isdigit() or int(length) > self.limits.bytes:
-            raise self.too_much()
+        length, limits = headers.get(b'content-length', b'0'), self.limits_of(scope)
+        if not length.isdigit() or int(length) > limits.bytes:
+            raise too_much(limits)
         if self.inside >= self.limits.queue and scope['path'] not in ALWAYS:
             raise busy()
 
@@ -123,8 +125,12 @@ class Door:
         if origin and origin.partition('://')[2] != host:
             raise Refused(403, f'a page of {origin} may not ask this without a REID_TOKEN')
 
-    def too_much(self):
-        return Refused(413, f'at most {self.limits.bytes / 1e6:g} MB are taken in one request')
+    def limits_of(self, scope):
+        return self.large.get(scope['path'], self.limits)
+
+
+def too_much(limits):
+    return Refused(413, f'at most {limits.bytes / 1e6:g} MB are taken in one request')
 
 
 def busy():
@@ -135,10 +141,11 @@ class Body:
     """The body of a request, on its way in."""
 
     def __init__(self, door, scope, receive):
-        self.door, self.incoming, self.size = door, receive, 0
+        self.door, self.incoming, self.size, self.held = door, receive, 0, 0  # held: of it, in memory
+        self.limits, self.large = door.limits_of(scope), scope['path'] in door.large
         headers = dict(scope['headers'])
         self.whole = headers.get(b'content-length', b'0') == b'0' and b'transfer-encoding' not in headers
-        self.until = time.monotonic() + door.limits.patience
+        self.until = time.monotonic() + self.limits.patience
 
     async def receive(self):
         if self.whole:  # what comes now is that the other one has gone
@@ -146,13 +153,15 @@ class Body:
         try:
             message = await asyncio.wait_for(self.incoming(), max(0, self.until - time.monotonic()))
         except asyncio.TimeoutError:
-            raise Refused(408, f'the request was not there after {self.door.limits.patience:g} seconds') from None
+            raise Refused(408, f'the request was not there after {self.limits.patience:g} seconds') from None
         size = len(message.get('body', b''))
         self.size += size
-        self.door.held += size
+        if not self.large:
+            self.held += size
+            self.door.held += size
         self.whole = not message.get('more_body', False)
-        if self.size > self.door.limits.bytes:
-            raise self.door.too_much()
+        if self.size > self.limits.bytes:
+            raise too_much(self.limits)
         if self.door.held > HELD * self.door.limits.bytes:
             raise busy()
         return message

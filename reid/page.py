@@ -1,0 +1,103 @@
+"""The page of the service: for those who use it without a command line.
+
+    pages = Pages(folder, detectors)      # a folder of its own, for pictures; {name: load(least) -> detect}
+    api = service.app(embedder, index, limits, page=pages)
+
+    /page/people      who is in the index: pictures, counts; to rename and to remove        page_people.py
+    /page/register    pictures -> boxes of people -> a name -> entries                      page_search.py
+    /page/search      a picture -> a person in it -> who it is, as a table and as CSV       page_search.py
+    /page/video       a video -> who was seen when; in a queue                              page_videos.py, page_jobs.py
+    /page/settings    threshold, detector, language, colours: a cookie                      here; page_choice.py
+
+page_pictures.py keeps pictures, page_html.py answers, and page_texts.py has all that is said.
+
+HTML made here from the templates in reid/web, a style sheet, and a short script that all works without: nothing is
+built, and nothing comes from another host. The functions underneath are those of the API. Every form is
+answered by "see other", so a page may be loaded again; what is under way lies in the folder, so the service may be
+started again.
+"""
+
+from pathlib import Path
+
+from reid import page_people, page_search, page_videos
+from reid.page_choice import chosen, kept
+from reid.page_html import WEB, Answers, file, form, text, to
+from reid.page_jobs import Jobs
+from reid.page_pictures import Pictures
+from reid.problem import Problem
+from reid.service_door import Refused
+
+FILES = {'style.css': 'text/css', 'page.js': 'text/javascript', 'nobody.svg': 'image/svg+xml'}
+VIDEO_BYTES = 500 * 10**6
+PATIENCE = 20  # times as long as for pictures
+
+
+class Pages:
+    def __init__(self, folder, detectors, reads=True, video_bytes=VIDEO_BYTES):
+        """reads: pictures of this machine that entries speak of may be shown, to all who may enter."""
+        self.folder, self.detectors = Path(folder), {**detectors, 'none': None}
+        self.reads, self.video_bytes, self.parts = reads, video_bytes, []
+
+    def large(self, limits):
+        """{address: limits}, where more is taken than elsewhere; it goes to the disk."""
+        own = limits._replace(patience=PATIENCE * limits.patience)
+        pictures = page_search.FILES * limits.bytes
+        return {'/page/video': own._replace(bytes=self.video_bytes), '/page/register': own._replace(bytes=pictures)}
+
+    def into(self, api, work):
+        """Add them to an application."""
+        most = {address.rpartition('/')[2]: limits.bytes for address, limits in self.large(work.limits).items()}
+        answers = Answers(self.detectors, str(work.embedder.about['run']), {'search': work.limits.bytes, **most})
+        try:
+            pictures = Pictures(self.folder, work, self.detectors, self.reads)
+            jobs = Jobs(self.folder, work, self.detectors)
+        except OSError as error:
+            raise Problem(
+                f'{self.folder} cannot be written to ({error}): --page_dir DIR names another folder'
+            ) from None
+        self.parts = [jobs, pictures]
+        own_routes(api, answers, work)
+        page_people.routes(api, answers, work, pictures)
+        page_search.routes(api, answers, work, pictures)
+        page_videos.routes(api, answers, work, pictures, jobs)
+
+        @answers.route(api, '/page/{rest:path}', 'GET', 'POST', 'PUT', 'DELETE')
+        async def nowhere(request):
+            raise Refused(404, 'there is no such page')
+
+    def close(self):
+        for part in self.parts:
+            part.close()
+
+
+def own_routes(api, answers, work):
+    bounds = work.embedder.bounds
+
+    @answers.route(api, '/')
+    async def front(request):
+        return to('/page/people')
+
+    @answers.route(api, '/page')
+    async def start(request):
+        return to('/page/people')
+
+    @answers.route(api, '/page/files/{name}')
+    async def of_ours(request):
+        name = request.path_params['name']
+        if name not in FILES:
+            raise Refused(404, 'there is no such file')
+        return file(WEB / name, FILES[name])
+
+    @answers.route(api, '/page/settings', 'GET')
+    async def settings(request):
+        own = None if isinstance(bounds, Problem) else bounds['same']
+        return answers.page(request, 'settings.html', detectors=list(answers.detectors), own=own)
+
+    @answers.route(api, '/page/settings', 'POST')
+    async def changed(request):
+        sent = await form(request)
+        given = {name: text(sent, name) for name in sent}
+        accepted = request.headers.get('accept-language', '')
+        response = to('/page/settings', said='said_settings')
+        response.set_cookie(**kept(chosen(given, accepted, answers.detectors)))
+        return response
