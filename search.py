@@ -181,13 +181,6 @@ def same(opts):
     print(f'{verdict} (the same from {bounds["same"]:.4f}, not the same below {bounds["not_same"]:.4f})')
 
 
-def network_of(opts, kept):
-    """The embedder that fills an index, or the one that was asked for, if what it says can be compared."""
-    embedder = utils.embedder(opts, kept.about)
-    index.same_network(opts.where, kept.about, embedder.about)
-    return embedder
-
-
 def files(given):
     """Files as they are, folders by the pictures in them, each once."""
     found = {}
@@ -241,7 +234,8 @@ def create(opts):
 def add(opts):
     paths = files(opts.pictures)
     with index.open(opts.where) as kept, Skipped(len(paths)) as skipped:
-        embedder, camera = network_of(opts, kept), camera_of if opts.camera is None else lambda _: opts.camera
+        embedder = utils.embedder(opts, kept, opts.where)
+        camera = camera_of if opts.camera is None else lambda _: opts.camera
         batch, now = [], time.time() if opts.time is None else opts.time
 
         def flush():
@@ -332,13 +326,11 @@ def line(entry):
 def query(opts):
     paths = files(opts.pictures)
     with index.open(opts.where) as kept, Skipped(len(paths), shown=False) as skipped:
-        embedder = network_of(opts, kept)
-        least = opts.threshold
-        if least is None and not isinstance(embedder.bounds, Problem):
-            least = embedder.bounds['same']
+        embedder = utils.embedder(opts, kept, opts.where)
+        least = thresholds.least(opts.threshold, embedder.bounds)
         for path, f in embedding.described(embedder, paths, opts.batchsize, skipped):
             hits = nearest(kept, f, opts)
-            who = hits[0][1].name if hits and (least is None or hits[0][0] >= least) else None
+            who = thresholds.who(hits, least)
             if opts.json:
                 found = [{'score': score, **entry._asdict()} for score, entry in hits]
                 print(json.dumps({'picture': str(path), 'who': who, 'threshold': least, 'hits': found}))
@@ -374,7 +366,7 @@ def video(opts):
         kept = stack.enter_context(index.open(opts.where)) if opts.where else None
         device, threads = utils.one_of(opts.gpu_ids, together=False), torch.get_num_threads()
         opts.gpu_ids = '-1' if device.type == 'cpu' else opts.gpu_ids  # that there is no GPU is said once
-        embedder = network_of(opts, kept) if kept else utils.embedder(opts)
+        embedder = utils.embedder(opts, kept, opts.where)
         wanted = watching.wanted(opts.find, embedder, opts.threshold)
         detect = detecting.load(opts.detector, opts.weights, device, threads, tracking.LOW)
         how = {'wanted': wanted, 'index': kept, 'person': opts.person, 'video': not opts.no_video}

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 import utils
-from reid import cli, detecting, embedding, index, page, service, settings
+from reid import cli, detecting, index, page, service, settings
 from reid.problem import Problem
 
 
@@ -101,13 +101,8 @@ def network(opts, kept):
     """The network that was asked for, else that of the index."""
     if opts.threads:
         torch.set_num_threads(opts.threads)
-    if opts.model:
-        embedder = embedding.of_file(opts.model, torch.get_num_threads())
-    else:
-        embedder = utils.embedder(opts, kept.about if kept else None)
+    embedder = utils.embedder(opts, kept, opts.index, torch.get_num_threads())
     torch.backends.cudnn.benchmark = False  # batches are of any size, and it would try out each of them
-    if kept:
-        index.same_network(opts.index, kept.about, embedder.about)
     return embedder
 
 

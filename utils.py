@@ -19,7 +19,7 @@ import torchvision
 import yaml
 
 import model as networks
-from reid import backbones, cli, embedding, machine, optim, processes, results, runtime, settings, thresholds
+from reid import backbones, cli, embedding, index, machine, optim, processes, results, runtime, settings, thresholds
 from reid.files import replacing
 from reid.problem import Problem
 
@@ -381,12 +381,19 @@ def load_run(name, which='last', device='cpu', typed=None):
     return net.to(device).eval(), opts
 
 
-def embedder(opts, made=None):
-    """What turns pictures into descriptors: the run --name or, without its network, the file --model of export.py. What
-    was not typed is as it was when other descriptors were `made` (the `about` of theirs)."""
-    if opts.model:
-        return embedding.of_file(opts.model, runtime=opts.runtime)
-    made = {'run': 'ft_ResNet50', 'which_epoch': 'last', 'flip': True} | (made or {})
+def embedder(opts, kept=None, where=None, threads=0):
+    """What turns pictures into descriptors: the run --name or, without its network, the file --model of export.py. For
+    an index, `kept` in `where`, what was not typed is as it was made, and what cannot be compared is a sentence."""
+    about = kept.about if kept else {}
+    found = embedding.of_file(opts.model, threads, opts.runtime) if opts.model else of_run(opts, about)
+    if kept:
+        index.same_network(where, about, found.about)
+    return found
+
+
+def of_run(opts, made):
+    """The embedder of --name, as other descriptors were `made` (the `about` of theirs) where nothing was typed."""
+    made = {'run': 'ft_ResNet50', 'which_epoch': 'last', 'flip': True} | made
     name, which = opts.name or made['run'], opts.which_epoch or made['which_epoch']
     flip = not opts.no_flip if opts.no_flip is not None else made['flip']
     folder, where = find_run(name), device(opts.gpu_ids)

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
 from reid.batching import Full
+from reid.filming import clock
 from reid.page_choice import THEMES, choice, kept
 from reid.page_texts import LANGUAGES, TEXTS
 from reid.problem import Problem
@@ -223,9 +224,3 @@ def when(seconds):
         return '' if seconds is None else datetime.fromtimestamp(seconds).isoformat(' ', 'minutes')
     except (ValueError, OverflowError, OSError):
         return str(seconds)
-
-
-def clock(seconds):
-    """Seconds of a video -> 0:01:05"""
-    whole = int(seconds)
-    return f'{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}'

@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 
+from reid import thresholds
 from reid.datasets import UNKNOWN
 from reid.index_entries import Entry
 from reid.page_choice import choice, number
 from reid.page_html import Wrong, file, form, key, named, table, text, to, uploads, when
 from reid.page_pictures import SKIP, WHOLE
-from reid.problem import Problem
 from reid.service_door import Refused
 
 FILES = 20  # of one form
@@ -152,7 +152,7 @@ def searching(api, answers, work, pictures):
             )
         box, least, hits = await nearest(request, id, draft)
         values = {'id': id, 'draft': draft, 'box': box, 'least': least, 'hits': hits}
-        return answers.page(request, 'found.html', **values, who=who(hits, least))
+        return answers.page(request, 'found.html', **values, who=thresholds.who(hits, least))
 
     @answers.route(api, '/page/search/{id}/results.csv')
     async def listed(request):
@@ -171,10 +171,5 @@ def searching(api, answers, work, pictures):
         box = WHOLE if box == SKIP else box
         sized, _ = await pictures.apart(pictures.look, id, draft, 0, box)
         (f,) = await pictures.describe([sized])
-        least = bounds['same'] if own.threshold is None and not isinstance(bounds, Problem) else own.threshold
+        least = thresholds.least(own.threshold, bounds)
         return box, least, await work.together('search', (f, own.top, {}))
-
-
-def who(hits, least):
-    """The name of the nearest, or None: nobody who is known."""
-    return hits[0][1].name if hits and (least is None or hits[0][0] >= least) else None

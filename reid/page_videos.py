@@ -4,11 +4,12 @@ import json
 import re
 import shutil
 
+from reid import thresholds
+from reid.filming import clock
 from reid.page_choice import choice
-from reid.page_html import Wrong, clock, file, form, table, to, uploads
+from reid.page_html import Wrong, file, form, table, to, uploads
 from reid.page_jobs import OVER, is_video
 from reid.page_pictures import fresh, largest, since, small
-from reid.problem import Problem
 from reid.service_door import Refused
 
 SHOWN = 200  # rows; the table to save has all
@@ -34,7 +35,7 @@ def routes(api, answers, work, pictures, jobs):
         detector = own.detector if own.detector != 'none' else next(iter(answers.detectors))
         if detector == 'none':
             raise Wrong('a video needs a detector, and there is none', 'no_detector')
-        threshold = bounds['same'] if own.threshold is None and not isinstance(bounds, Problem) else own.threshold
+        threshold = thresholds.least(own.threshold, bounds)
         job = {'id': fresh(), 'name': name[-120:] or 'video', 'who': None, 'threshold': threshold, 'every': own.every,
                'detector': detector, 'problem': None, 'rows': [], 'seconds': 0}  # fmt: skip
         await work.alone(lambda: kept(job, video.file))

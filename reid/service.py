@@ -173,9 +173,10 @@ def search_route(routes, work):
         wanted = given(name=name, camera=camera, since=seconds(since), until=seconds(until))
         (f,) = await work.describe(await bodies(request, 'picture'))
         hits = await work.together('search', (f, top, wanted))
-        least = bounds['same'] if threshold is None and not isinstance(bounds, Problem) else threshold
-        who = hits[0][1].name if hits and (least is None or hits[0][0] >= least) else None
-        return answer(Found(who, least, [{'score': score, **entry._asdict()} for score, entry in hits]))
+        least = thresholds.least(threshold, bounds)
+        return answer(
+            Found(thresholds.who(hits, least), least, [{'score': score, **entry._asdict()} for score, entry in hits])
+        )
 
 
 def there(work):

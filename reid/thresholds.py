@@ -264,6 +264,17 @@ def judge(score, saved):
     return VERDICTS[2] if score < saved['bounds']['not_same'] else VERDICTS[1]
 
 
+def least(typed, bounds):
+    """The score from which on somebody is known: what was typed, else what threshold.py has chosen, else None. bounds:
+    of threshold.json, or a Problem that says why there are none."""
+    return bounds['same'] if typed is None and isinstance(bounds, dict) else typed
+
+
+def who(hits, least):
+    """[(score, entry)] -> the name of the first, or None: nobody who is known."""
+    return hits[0][1].name if hits and (least is None or hits[0][0] >= least) else None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # 4. in words
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reid import data, embedding, filming, frames
+from reid import data, embedding, filming, frames, thresholds
 from reid.files import holds, replacing
 from reid.problem import Problem
 from reid.sightings import Film, Wanted
@@ -82,9 +82,8 @@ def wanted(paths, embedder, threshold=None):
     if not paths:
         return None
     vectors = np.stack([f for _, f in embedding.described(embedder, paths)])
-    if threshold is None and isinstance(embedder.bounds, dict):
-        threshold = embedder.bounds['same']
-    return Wanted(paths[0].stem, data.read(paths[0]), middle(vectors).astype(np.float64), threshold)
+    least = thresholds.least(threshold, embedder.bounds)
+    return Wanted(paths[0].stem, data.read(paths[0]), middle(vectors).astype(np.float64), least)
 
 
 def names(given):

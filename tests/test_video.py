@@ -102,7 +102,7 @@ def place(tmp_path_factory):
 def run(place, monkeypatch, tmp_path, capsys):
     """run('gate.avi', ...) -> exit code, output, errors; with the detector that knows and the embedder of colours."""
     monkeypatch.chdir(place.folder)
-    monkeypatch.setattr(search.utils, 'embedder', lambda opts, made=None: COLOURS)
+    monkeypatch.setattr(search.utils, 'embedder', lambda opts, *index: COLOURS)
     nobody = np.zeros((0, 4)), np.zeros(0)
     find = known(place.gate + place.yard)
     monkeypatch.setattr(detecting, 'load', lambda *how: lambda picture: find(picture) if len(picture) > 64 else nobody)
@@ -380,7 +380,7 @@ def test_without_a_start_nobody_knows_the_time_of_day(place, run, tmp_path):
 
 def test_without_a_threshold_there_is_an_order(place, run, tmp_path, monkeypatch):
     unsure = COLOURS._replace(bounds=Problem('no threshold has been chosen'))
-    monkeypatch.setattr(search.utils, 'embedder', lambda opts, made=None: unsure)
+    monkeypatch.setattr(search.utils, 'embedder', lambda opts, *index: unsure)
     code, said, err = run('gate.avi', '--find', 'ann.png', '--out', tmp_path / 'a', '--no_video')
     assert code == 0 and 'found' not in said
     assert 'nobody is called found: no threshold has been chosen' in err
