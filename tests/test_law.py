@@ -1,4 +1,4 @@
-"""The architecture, read from the imports, and the commands of the documents: python -m pytest tests/test_law.py"""
+"""The architecture, read from the imports and from the documents: python -m pytest tests/test_law.py"""
 
 import ast
 import importlib
@@ -80,25 +80,17 @@ def commands(text):
     return found
 
 
-def test_the_commands_of_the_documents_parse():
-    found = commands((ROOT / 'README.md').read_text(encoding='utf-8'))
-    assert {card for card, _ in found} == set(CARDS)
-    for path in (ROOT / 'docs').glob('*.md'):
-        found += commands(path.read_text(encoding='utf-8'))
-    for card, words in found:
-        cli.parse(importlib.import_module(card).options(), words)
-
-
-def test_the_readme_speaks_of_files_that_are_there():
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    blocks = text.split('```')[1::2]  # the annotated tree is one of them
-    names = {name for block in blocks for name in re.findall(r'^\s*([\w./-]+\.(?:py|txt|md|toml))\b', block, re.M)}
-    assert {'prepare.py', 'train.py', 'model.py', 'utils.py'} <= names
+def test_the_trees_name_files_that_are_there_and_all_that_are_there():
+    names = set()
+    for document in ('README.md', 'docs/files.md'):
+        blocks = (ROOT / document).read_text(encoding='utf-8').split('```')[1::2]  # the annotated trees are among them
+        begun = [re.split(r' {2,}', line)[0] for block in blocks for line in block.splitlines()]
+        names |= {name for start in begun for name in re.findall(r'([\w./-]+\.(?:py|txt|md|toml))', start)}
     for name in names:
-        places = [ROOT / name, ROOT / 'reid' / name, ROOT / 'requirements' / name]
+        places = [ROOT / folder / name for folder in ('', 'reid', 'requirements', 'benchmarks')]
         assert any(place.exists() for place in places), name
-    for link in re.findall(r'\]\((?!https?:|#)([^)#]+)', text):
-        assert (ROOT / link).exists(), link
+    files = [*ROOT.glob('*.py'), *(ROOT / 'reid').glob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]
+    assert {path.name for path in files} - {'__init__.py'} <= names
 
 
 def test_every_optional_import_is_inside_a_function():
