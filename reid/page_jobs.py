@@ -168,7 +168,8 @@ class Jobs:
                 raise Problem(f'a frame has {source.size[0]} x {source.size[1]} pixels: that is more than is read here')
             shutil.rmtree(out, ignore_errors=True)  # of a time that was cut short
             watching.folder(out, [path])
-            film = self.film = Film(source, job['name'], 'video', -1, None, out, wanted, known)
+            light = frames.able(out / 'try.webm')
+            film = self.film = Film(source, job['name'], 'video', -1, None, out, wanted, known, light=light)
             stopped = watching.watch(
                 [film],
                 lambda: Follower(detect, embedder, job['every'], batchsize=self.work.limits.batchsize),

@@ -130,6 +130,11 @@ TEXTS = {
     'progress': ('Progress', '进度'),
     'cancel': ('Cancel', '取消'),
     'save_video': ('Save the video with boxes', '下载标注视频'),
+    'film': ('The video with boxes: {name}', '标注视频：{name}'),
+    'hint_film': (
+        'A time in the table below leads to that moment. The video to be saved is larger.',
+        '点击下表中的时间可跳转到该时刻。下载的视频更清晰。',
+    ),
     'who_was_seen': ('Who was seen: {count}', '出现的人：{count}'),
     'best_shot': ('Best shot', '最佳截图'),
     'when': ('When', '出现时间'),

@@ -75,7 +75,8 @@ def routes(api, answers, work, pictures, jobs):
         job = await work.alone(jobs.one, request.path_params['id'])
         part, seconds = jobs.progress(job['id'])
         files = jobs.folder / job['id'] / 'found'
-        there = {'contact': (files / 'contact.jpg').is_file(), 'video': (files / 'video.mp4').is_file()}
+        there = {'contact': (files / 'contact.jpg').is_file(), 'video': (files / 'video.mp4').is_file(),
+                 'film': (files / 'video.webm').is_file()}  # fmt: skip
         wanted = (jobs.folder / job['id'] / 'wanted.jpg').is_file()
         rows, over = job['rows'][:SHOWN], job['state'] in OVER
         values = {'job': job, 'rows': rows, 'over': over, 'part': part, 'at': seconds}
@@ -118,11 +119,14 @@ def routes(api, answers, work, pictures, jobs):
 
     @route(api, '/page/video/{id}/{what}')
     async def made(request):
-        """The contact sheet, the video with boxes, who was looked for, or a shot: by names that we have given."""
+        """The contact sheet, the video with boxes (.mp4 to save, .webm to play here), who was looked for, or a shot:
+        by names that we have given."""
         job, what = await work.alone(jobs.one, request.path_params['id']), request.path_params['what']
         place = jobs.folder / job['id']
         if what == 'video.mp4':
             return file(place / 'found' / what, 'video/mp4', 'people.mp4')
+        if what == 'video.webm':
+            return file(place / 'found' / what, 'video/webm')
         known = {'contact.jpg': place / 'found' / what, 'wanted.jpg': place / what}
         known |= {row['shot']: place / 'found' / 'shots' / row['shot'] for row in job['rows']}
         if what not in known:

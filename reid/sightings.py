@@ -50,11 +50,14 @@ class Seen:
 
 
 class Film:
-    """One source, and what is kept of it. start: seconds since 1970 when it begins, if that is known."""
+    """One source, and what is kept of it. start: seconds since 1970 when it begins, if that is known. light: write a
+    small film for a browser as well."""
 
-    def __init__(self, source, name, stem, camera, start, out, wanted=None, index=None, person=None, video=True):
+    def __init__(
+        self, source, name, stem, camera, start, out, wanted=None, index=None, person=None, video=True, light=False
+    ):
         self.source, self.name, self.stem, self.camera, self.start, self.out = source, name, stem, camera, start, out
-        self.wanted, self.index, self.person, self.video = wanted, index, person, video
+        self.wanted, self.index, self.person, self.video, self.light = wanted, index, person, video, light
         self.tracks, self.count, self.write_frame, self.mot, self.stack = {}, 0, None, None, None
         self.length, self.painter = 0.0, filming.Painter(quiet=wanted is not None)
 
@@ -97,6 +100,9 @@ class Film:
         if self.write_frame is None:
             path = self.out / f'{self.stem}.mp4'
             self.write_frame = self.stack.enter_context(frames.writer(path, source.fps, source.size))
+            if self.light:
+                path = path.with_suffix('.webm')
+                self.write_light = self.stack.enter_context(frames.browsable(path, source.fps, source.size))
         place = round(frame.time * source.fps) if source.live else frame.number
         if place >= self.count:
             hits = {who: f'{self.wanted.name} {self.tracks[who].score:.2f}' for who in moment.people if self.hit(who)}
@@ -104,6 +110,8 @@ class Film:
             for _ in range(place + 1 - self.count):
                 self.write_frame(drawn)
             self.count = place + 1
+            if self.light:
+                self.write_light(drawn, frame.time)
 
     def take(self, views):
         """Vectors: compared with that of the one who is wanted, and put into the index."""

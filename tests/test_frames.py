@@ -475,6 +475,28 @@ def test_a_full_disk_is_a_sentence(tmp_path, ending):
     assert not os.listdir(tmp_path)
 
 
+def test_what_browsers_play_shows_each_picture_at_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(frames, 'STILL', 2)
+    path, times = tmp_path / 'v.webm', [0, 0.04, 0.08, 0.5, 1.2, 1.24, 500]
+    if not frames.able(path):
+        pytest.skip('this OpenCV writes no VP8')
+    assert not os.listdir(tmp_path)  # it was tried out
+    with frames.browsable(path, 25, (1280, 961)) as write:
+        for step, time in enumerate(times):
+            write(np.full((961, 1280, 3), 30 * step + 20, np.uint8), time)
+    assert path.read_bytes()[:4] == b'\x1aE\xdf\xa3'
+    source = frames.open(path)
+    assert (source.fps, source.size) == (10, (640, 480))
+    shown = [int(frame.picture[200, 300, 0]) // 30 for frame in source]
+    # Tenths of seconds; and an end to them, whatever a container says of its times.
+    assert shown == [0, 2] + [3] * 4 + [4] * 7 + [6] * 20
+
+
+def test_what_opencv_cannot_write_is_known(tmp_path, monkeypatch):
+    monkeypatch.setitem(frames.CODECS, '.webm', ('????',))
+    assert not frames.able(tmp_path / 'v.webm') and not os.listdir(tmp_path)
+
+
 @pytest.mark.skipif(not hasattr(os, 'getuid') or os.getuid() == 0, reason='root may write anywhere')
 def test_a_folder_that_may_not_be_written_to_is_a_sentence(tmp_path):
     tmp_path.chmod(0o500)

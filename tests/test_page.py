@@ -611,6 +611,9 @@ def test_everybody_in_a_video_is_compared_with_the_index(client, kept, film):
     video = client.get(f'{place}/video.mp4')
     assert 'attachment' in video.headers['content-disposition']
     assert video.content[4:8] == b'ftyp'
+    film = client.get(f'{place}/video.webm', headers={'Range': 'bytes=0-3'})  # as a browser asks that is to jump
+    assert (film.status_code, film.content, film.headers['content-type']) == (206, b'\x1aE\xdf\xa3', 'video/webm')
+    assert [link.rpartition('#')[2] for link in said.all('a', 'href') if '.webm' in link] == ['t=0.0', 't=0.0']
     folder = kept.folder / 'page' / 'videos' / place.rpartition('/')[2]
     assert not (folder / 'upload').exists()  # what was sent is not kept
     assert [entry.name for entry in kept.find()] == ['Ann']  # nobody was added
@@ -832,6 +835,14 @@ def test_a_browser_sees_how_far_a_video_is(tab, film, kept):
     page.get_by_text('Who was seen: 2').wait_for()  # by itself
     assert page.locator('tbody tr').count() == 2
     assert fits(page)
+    moment = page.locator('a.moment').first
+    moment.evaluate("link => link.setAttribute('href', link.getAttribute('href').replace('t=0.0', 't=1.4'))")
+    moment.click()
+    player = page.locator('#player')
+    assert player.evaluate('player => player.currentTime') >= 1.4
+    wait_for(lambda: player.evaluate('player => player.ended'))  # it was played from there on
+    assert player.evaluate('player => player.duration') == pytest.approx(3, abs=0.11)
+    assert page.url.endswith(page.locator('a.danger').get_attribute('href').removesuffix('/remove'))  # no other page
 
 
 def test_a_browser_shows_the_colours_that_were_chosen(tab):

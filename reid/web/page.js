@@ -1,5 +1,5 @@
 // The page works without this. With it: people are chosen by a click into the picture, a form is sent once, and a
-// search in a video shows how far it is.
+// search in a video shows how far it is, and plays from the moment that was clicked.
 'use strict';
 
 function mark(input) {
@@ -62,3 +62,16 @@ async function follow() {
 }
 
 if (progress) setTimeout(follow, 500);
+
+const player = document.getElementById('player');
+
+for (const link of player ? document.querySelectorAll('a.moment') : []) {
+  link.addEventListener('click', (event) => {
+    event.preventDefault();
+    const [film, at] = link.getAttribute('href').split('#t=');
+    if (player.getAttribute('src') !== film) player.src = film;
+    player.currentTime = Number(at);
+    player.play().catch(() => { /* the next click came first */ });
+    player.scrollIntoView({ block: 'nearest' });
+  });
+}
