@@ -2,7 +2,8 @@
 
 Reads:   model/<name>/pytorch_result.mat and the pictures that it was made of
 Writes:  model/<name>/show.png
-Run:     python demo.py --query_index 777
+Run:     python demo.py --query_index 777 --heatmap
+         python demo.py --name ft_ResNet50 --image mine.jpg
 
 Junk (the query's own person by the query's own camera, which the protocol leaves out) is shown apart.
 """
@@ -23,13 +24,15 @@ from reid.problem import Problem
 
 def options():
     parser = cli.parser(__doc__)
-    parser.add_argument('--query_index', type=int, help='which query, from 0 (default 0)')
-    parser.add_argument('--all', action='store_true', help='all queries, to rankings/<index>.png in the run folder')
-    parser.add_argument('--image', help='a picture of your own as the query')
-    parser.add_argument('--heatmap', action='store_true', help='a row of heat maps: what made each picture look alike')
-    parser.add_argument('--topk', default=10, type=settings.positive, help='how many hits to show (default 10)')
-    parser.add_argument('--test_dir', '--data_dir', help='the prepared tree, if it has moved since the test')
-    parser.add_argument('--no_show', action='store_true', help='do not open the picture')
+    group = parser.add_argument_group('query', 'One of these.')
+    group.add_argument('--query_index', type=int, help='which query, from 0 (default 0)')
+    group.add_argument('--all', action='store_true', help='all queries, to rankings/<index>.png in the run folder')
+    group.add_argument('--image', help='a picture of your own as the query')
+    group = parser.add_argument_group('picture')
+    group.add_argument('--heatmap', action='store_true', help='a row of heat maps: what made each picture look alike')
+    group.add_argument('--topk', default=10, type=settings.positive, help='how many hits to show (default 10)')
+    group.add_argument('--test_dir', '--data_dir', help='the prepared tree, if it has moved since the test')
+    group.add_argument('--no_show', action='store_true', help='do not open the picture')
     utils.result_options(parser)
     return parser
 

@@ -3,6 +3,7 @@
 Reads:   model/<name>/pytorch_result.mat, or any .mat of that form
 Writes:  result.txt and metrics.json beside it; with --report also report.png
 Run:     python evaluate_gpu.py --name ft_ResNet50
+         python evaluate_gpu.py --name ft_ResNet50 --report
 """
 
 import time
@@ -15,28 +16,42 @@ from reid.problem import Problem
 def options():
     parser = cli.parser(__doc__)
     utils.result_options(parser)
-    parser.add_argument(
+    group = parser.add_argument_group(
+        'ranking', 'Other ways to rank the same features; the plain figures are always told.'
+    )
+    group.add_argument(
         '--multi_by',
         default='mean',
         choices=results.MULTI,
         help='after test.py --multi: rank by the mean of the features of a query (default), or by the best of them',
     )
-    parser.add_argument(
-        '--aqe', default=0, type=settings.whole, help='expand queries by their N nearest gallery images (0: no; try 5)'
+    group.add_argument(
+        '--aqe',
+        default=0,
+        type=settings.whole,
+        metavar='N',
+        help='expand queries by their N nearest gallery images (default 0; try 5)',
     )
-    parser.add_argument(
-        '--dba', default=0, type=settings.whole, help='expand gallery images by their N nearest others (0: no; try 5)'
+    group.add_argument(
+        '--dba',
+        default=0,
+        type=settings.whole,
+        metavar='N',
+        help='expand gallery images by their N nearest others (default 0; try 5)',
     )
-    parser.add_argument(
+    group.add_argument(
         '--alpha',
         default=3.0,
         type=settings.rate,
         help='weigh what --aqe and --dba add by its score to this power (default 3; 0: all alike)',
     )
-    parser.add_argument(
+    group = parser.add_argument_group('more about them')
+    group.add_argument(
         '--report', action='store_true', help='how sure the figures are, a table of cameras, thresholds, curves'
     )
-    parser.add_argument('--versus', help='another run or result file: is the difference between the two real?')
+    group.add_argument(
+        '--versus', metavar='RUN', help='another run or result file: is the difference between the two real?'
+    )
     return parser
 
 

@@ -14,19 +14,22 @@ from reid import cli, processes, ranking, rerank, results, settings
 def options():
     parser = cli.parser(__doc__)
     utils.result_options(parser)
-    parser.add_argument(
+    group = parser.add_argument_group(
+        're-ranking', 'The defaults suit Market-1501; smaller k for a gallery with few pictures of each.'
+    )
+    group.add_argument(
         '--k1', default=20, type=settings.positive, help='neighbours that must name each other (default 20)'
     )
-    parser.add_argument(
+    group.add_argument(
         '--k2', default=6, type=settings.positive, help='neighbours to average over (default 6; 1: none)'
     )
-    parser.add_argument(
+    group.add_argument(
         '--lambda_value',
         default=0.3,
         type=settings.fraction,
         help="the original distance's share in the final one (default 0.3; 1: no re-ranking)",
     )
-    parser.add_argument(
+    group.add_argument(
         '--distance',
         default='squared',
         choices=rerank.DISTANCES,

@@ -26,50 +26,55 @@ DIFFERENCE, COSINE = 1e-5, 0.99999
 
 def options():
     parser = cli.parser(__doc__)
-    parser.add_argument('--name', default='ft_ResNet50', help='the run to export')
-    parser.add_argument('--which_epoch', default='last', help='last (default), a number, average or average_bn')
-    parser.add_argument(
+    group = parser.add_argument_group('run')
+    group.add_argument('--name', default='ft_ResNet50', help='the run to export (default ft_ResNet50)')
+    utils.epoch_option(group)
+    group = parser.add_argument_group('file')
+    group.add_argument(
         '--format',
         default='onnx',
         choices=exporting.FORMATS,
         help='onnx (default): read nearly everywhere, OpenVINO and TensorRT among them; openvino: for Intel and C++; '
         'torchscript and pt2: for programs with torch in them; ncnn: for phones, a picture at a time',
     )
-    parser.add_argument('--out', type=Path, help='the file (default model/<name>/<name>.onnx, or as the format ends)')
-    parser.add_argument(
+    group.add_argument('--out', type=Path, help='the file (default model/<name>/<name>.onnx, or as the format ends)')
+    group.add_argument(
         '--int8',
         action='store_true',
         help='onnx: compute with whole numbers of 8 bits, a quarter of the size and two to three times as fast on '
         'recent CPUs. The cost in Rank-1 is measured: look at it',
     )
-    parser.add_argument(
+    group.add_argument(
         '--calibrate',
         default=256,
         type=settings.positive,
         metavar='N',
         help='--int8 looks at N training pictures for the range of its numbers (default 256; 100 to 500 do)',
     )
-    parser.add_argument(
+    group.add_argument(
         '--fp16',
         action='store_true',
         help='onnx, openvino: weights in half precision. Half the size, as fast as before, nearly the same numbers',
     )
-    parser.add_argument('--no_flip', action='store_true', help='without the mirrored view: half the work, a bit worse')
-    parser.add_argument(
+    group.add_argument(
+        '--no_flip', action='store_true', help='without the mirrored view: half the work, a little worse'
+    )
+    group.add_argument(
         '--float', action='store_true', help='take float pictures, still 0 to 255, instead of bytes (ncnn: always)'
     )
-    parser.add_argument(
+    group = parser.add_argument_group('comparison', 'The file and the network are shown the same pictures.')
+    group.add_argument(
         '--test_dir', '--data_dir', help='a prepared tree to compare with; default: the one that the run was trained on'
     )
-    parser.add_argument(
+    group.add_argument(
         '--compare',
         default=1000,
         type=settings.positive,
         metavar='N',
         help='with about N pictures of the test set, of whole identities (default 1000; 3000 for figures to rely on)',
     )
-    parser.add_argument('--batchsize', default=32, type=settings.positive, help='in the comparison (default 32)')
-    parser.add_argument('--threads', default=0, type=settings.whole, help='in the comparison (default 0: all cores)')
+    group.add_argument('--batchsize', default=32, type=settings.positive, help='pictures at a time (default 32)')
+    group.add_argument('--threads', default=0, type=settings.whole, help='of the CPU (default 0: all cores)')
     return parser
 
 

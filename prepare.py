@@ -3,7 +3,7 @@
 Reads:   --data_dir, the unpacked data set (Market, Duke, MSMT17, ...), or your own pictures with --rule.
 Writes:  <data_dir>/pytorch/{train,val,train_all,query,gallery,multi-query}/<id>/ and pytorch/dataset.yaml
 Run:     python prepare.py --data_dir ../Market
-         python prepare.py --dataset toy                draws a data set, if you have none at hand
+         python prepare.py --dataset toy  # draws a data set, if you have none at hand
 """
 
 import os
@@ -40,7 +40,7 @@ VERSION = 1  # of the tree
 
 def options():
     parser = cli.parser(__doc__, epilog=f'Own pictures: {EXAMPLE}')
-    add = parser.add_argument
+    add = parser.add_argument_group('raw pictures').add_argument
     add('--data_dir', help='the raw folder, as unpacked (default: ../Market, then ../Market-1501-v15.09.15)')
     add(
         '--dataset',
@@ -49,6 +49,7 @@ def options():
         help='default auto: recognised by its folders and names; name it to learn why it is not. toy draws one',
     )
     add('--rule', help='for your own pictures: a regular expression with the group id and, if names tell it, cam')
+    add = parser.add_argument_group('tree').add_argument
     add('--out', help='the tree (default <data_dir>/pytorch); give it where the raw folder is read-only')
     add(
         '--link',
@@ -59,9 +60,10 @@ def options():
     )
     add('--no_check', action='store_true', help='do not decode each picture first, if the same files passed before')
     add('--split_seed', type=int, default=0, help='draws the half to train on where nobody defined one (default 0)')
-    add('--ids', type=int, help='toy: persons to draw, half of them to train on; from 4 up (default in reid/toy.py)')
-    add('--images', type=int, help='toy: pictures of each, on average; from 4 up (default in reid/toy.py)')
-    add('--seed', type=int, help='toy: another number draws other persons (default 0)')
+    add = parser.add_argument_group('toy data', 'For --dataset toy alone.').add_argument
+    add('--ids', type=int, help='persons to draw, half of them to train on (default 320) [4 or more]')
+    add('--images', type=int, help='pictures of each, on average (default 9) [4 or more]')
+    add('--seed', type=int, help='another number draws other persons (default 0)')
     return parser
 
 

@@ -33,21 +33,39 @@ def options():
     parser = cli.parser(__doc__)
     jobs = parser.add_subparsers(dest='job', required=True, metavar='JOB')
 
-    own = job(jobs, 'embed', embed, 'one vector of unit length for each picture: their products are scores, -1 to 1')
+    own = job(
+        jobs,
+        'embed',
+        embed,
+        'one vector of unit length for each picture: their products are scores, -1 to 1',
+        'python search.py embed mine.jpg folder/ --name ft_ResNet50 --out features.npz',
+        'python search.py embed mine.jpg --model model/ft_ResNet50/ft_ResNet50.onnx',
+    )
     own.add_argument('pictures', nargs='+', type=Path, help='files, or folders of them at any depth')
     own.add_argument('--out', type=Path, help='.npz, .csv or .jsonl (default: to the screen)')
     utils.embedder_options(own)
 
     own = job(
-        jobs, 'same', same, 'do two pictures show the same person? By the thresholds that threshold.py has chosen'
+        jobs,
+        'same',
+        same,
+        'do two pictures show the same person? By the thresholds that threshold.py has chosen',
+        'python search.py same one.jpg other.jpg --name ft_ResNet50',
     )
     own.add_argument('pictures', nargs=2, type=Path, metavar='PICTURE', help='two files')
     utils.embedder_options(own)
 
-    own = jobs.add_parser('index', help='keep a gallery that changes', description='keep a gallery that changes')
+    own = job(jobs, 'index', None, 'keep a gallery that changes', 'python search.py index stats people')
     kept = own.add_subparsers(dest='work', required=True, metavar='WORK')
 
-    own = job(kept, 'create', create, 'an empty one, for the vectors of one network')
+    own = job(
+        kept,
+        'create',
+        create,
+        'an empty one, for the vectors of one network',
+        'python search.py index create people --name ft_ResNet50',
+        'python search.py index create people.db --engine milvus --name ft_ResNet50',
+    )
     where(own)
     own.add_argument(
         '--engine',
@@ -57,7 +75,14 @@ def options():
     )
     utils.embedder_options(own)
 
-    own = job(kept, 'add', add, 'pictures. One that is there already, by its path, is described anew')
+    own = job(
+        kept,
+        'add',
+        add,
+        'pictures. One that is there already, by its path, is described anew',
+        'python search.py index add people ../Market/pytorch/gallery',
+        'python search.py index add people new/1.jpg new/2.jpg --as Ann --camera 7 --time 2026-11-21T14:30',
+    )
     where(own)
     own.add_argument('pictures', nargs='+', type=Path, help='files, or folders of them at any depth')
     own.add_argument('--as', dest='person', metavar='NAME', help='who it is (default: the folder that a picture is in)')
@@ -65,19 +90,32 @@ def options():
     own.add_argument('--time', type=moment, help='when it was taken: 2026-11-21 or 2026-11-21T14:30 (default: now)')
     utils.embedder_options(own, 'that of the index')
 
-    own = job(kept, 'remove', remove, 'entries, by anything that is known of them')
+    own = job(
+        kept,
+        'remove',
+        remove,
+        'entries, by anything that is known of them: all of it has to be true',
+        'python search.py index remove people --as Ann --until 2026-01-01',
+    )
     where(own)
     chosen(own)
 
-    own = job(kept, 'list', list_entries, 'what is there')
+    own = job(kept, 'list', list_entries, 'what is there', 'python search.py index list people --camera 2 --json')
     where(own)
     chosen(own)
     own.add_argument('--json', action='store_true', help='a line of JSON for each entry')
 
-    own = job(kept, 'stats', stats, 'how much is there')
+    own = job(kept, 'stats', stats, 'how much is there', 'python search.py index stats people')
     where(own)
 
-    own = job(jobs, 'query', query, 'who is it? The entries of an index that are most alike')
+    own = job(
+        jobs,
+        'query',
+        query,
+        'who is it? The entries of an index that are most alike',
+        'python search.py query mine.jpg --index people --top 5',
+        'python search.py query mine.jpg --index people --camera 2 --since 2026-11-21 --json',
+    )
     own.add_argument('pictures', nargs='+', type=Path, help='files, or folders of them at any depth')
     own.add_argument('--index', dest='where', required=True, help='its folder, or the address of a server')
     own.add_argument('--top', default=10, type=settings.positive, help='how many (default 10)')
@@ -89,7 +127,15 @@ def options():
     own.add_argument('--json', action='store_true', help='a line of JSON for each picture')
     utils.embedder_options(own, 'that of the index')
 
-    video_options(job(jobs, 'video', video, 'who is in a video, and when? The exit code is 1 if nobody is found'))
+    own = job(
+        jobs,
+        'video',
+        video,
+        'who is in a video, and when? The exit code is 1 if nobody is found',
+        'python search.py video street.mp4 --find mine.jpg --name ft_ResNet50',
+        'python search.py video gate.mp4 yard.mp4 --find mine.jpg --start 2026-11-21T14:30 --out found',
+    )
+    video_options(own)
     return parser
 
 
@@ -130,8 +176,9 @@ def video_options(own):
     utils.embedder_options(own, 'that of the index, else ft_ResNet50')
 
 
-def job(jobs, name, f, about):
-    own = jobs.add_parser(name, help=about, description=about, allow_abbrev=False)
+def job(jobs, name, f, about, *commands):
+    how = {'formatter_class': cli.Page, 'epilog': cli.examples(*commands), 'allow_abbrev': False}
+    own = jobs.add_parser(name, help=about, description=f'{about[0].upper()}{about[1:]}.', **how)
     own.set_defaults(run=f)
     return own
 
@@ -391,12 +438,7 @@ def moment(text):
     return datetime.datetime.fromisoformat(text).timestamp()
 
 
-def score(text):
-    return settings.within(float(text), -1, 1)
-
-
-def seconds(text):
-    return settings.within(float(text), 0.1)
+score, seconds = settings.number(float, -1, 1), settings.number(float, 0.1)
 
 
 if __name__ == '__main__':

@@ -33,33 +33,51 @@ from reid.problem import Problem
 
 def options():
     parser = cli.parser(__doc__)
-    parser.add_argument('--index', help='its folder, or the address of a server (default: /embed and /same alone)')
-    group = parser.add_argument_group('service')
+    group = parser.add_argument_group('who and where')
+    group.add_argument('--index', help='its folder, or the address of a server (default: /embed and /same alone)')
     group.add_argument(
-        '--host', default='127.0.0.1', help='whom to listen to: 127.0.0.1, this machine (default); 0.0.0.0'
-    )
-    group.add_argument('--port', default=8000, type=port, help='default 8000; 0: any that is free')
-    group.add_argument(
-        '--wait_ms', default=3.0, type=settings.rate, help='to wait for others, who are described together (default 3)'
+        '--host', default='127.0.0.1', help='whom to listen to: 127.0.0.1 (default), this machine alone; 0.0.0.0, all'
     )
     group.add_argument(
-        '--queue', default=256, type=settings.positive, help='requests at a time (default 256); then 429'
+        '--port', default=8000, type=settings.number(int, 0, 65535), help='default 8000; 0: any that is free'
     )
-    group.add_argument('--max_mb', default=10, type=settings.positive, help='of a request (default 10); then 413')
+    group = parser.add_argument_group('limits')
     group.add_argument(
-        '--max_mpixels', default=25, type=settings.positive, help='millions, of a picture (default 25); then 413'
+        '--wait_ms',
+        default=3.0,
+        type=settings.rate,
+        help='milliseconds that a picture waits for others, to be described with them (default 3; 0: alone)',
     )
     group.add_argument(
-        '--max_video_mb', default=500, type=settings.positive, help='of a video for the page (default 500)'
+        '--queue', default=256, type=settings.positive, help='requests at a time (default 256): the next are told 429'
     )
+    group.add_argument(
+        '--max_mb',
+        default=10,
+        type=settings.positive,
+        help='megabytes of a request (default 10): larger ones are told 413',
+    )
+    group.add_argument(
+        '--max_mpixels',
+        default=25,
+        type=settings.positive,
+        help='millions of pixels of a picture (default 25): larger ones are told 413',
+    )
+    group.add_argument(
+        '--max_video_mb', default=500, type=settings.positive, help='megabytes of a video for the page (default 500)'
+    )
+    group.add_argument('--threads', type=settings.positive, help='of the CPU (default: as many as there are cores)')
+    group = parser.add_argument_group('page')
     group.add_argument(
         '--detector',
         default='yolox_nano',
         metavar='NAME',
-        help='of the page: yolox_nano (default), hog, a detector of torchvision, or a file .onnx of YOLOX or YOLOv8',
+        help='finds people for the page: yolox_nano (default, downloaded once), hog, a detector of torchvision, or a '
+        'file .onnx of YOLOX or YOLOv8',
     )
-    group.add_argument('--page_dir', type=Path, help='for pictures of the page (default: page, in the folder --index)')
-    group.add_argument('--threads', type=settings.positive, help='that compute (default: as many as there are cores)')
+    group.add_argument(
+        '--page_dir', type=Path, help='a folder for pictures of the page (default: page, in the folder --index)'
+    )
     utils.embedder_options(parser, 'that of the index, or ft_ResNet50')
     return parser
 
@@ -199,10 +217,6 @@ def uvicorn_server(api):
     for name in (signal.SIGINT, signal.SIGTERM):  # it raises them again when all is done: that shall not kill us
         signal.signal(name, server.handle_exit)
     return server
-
-
-def port(text):
-    return settings.within(int(text), 0, 65535)
 
 
 if __name__ == '__main__':

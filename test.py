@@ -14,14 +14,15 @@ from reid.problem import Problem
 
 def options():
     parser = cli.parser(__doc__)
-    parser.add_argument('--name', default='ft_ResNet50', help='the run to test')
-    parser.add_argument('--which_epoch', default='last', help='last (default), a number, average or average_bn')
-    parser.add_argument(
+    group = parser.add_argument_group('run')
+    group.add_argument('--name', default='ft_ResNet50', help='the run to test (default ft_ResNet50)')
+    utils.epoch_option(group)
+    group.add_argument(
         '--test_dir', '--data_dir', help='the prepared tree; default: the one that the run was trained on'
     )
-    parser.add_argument('--multi', action='store_true', help='multi-query too: average all pictures of a query camera')
+    group.add_argument('--multi', action='store_true', help='multi-query too: average all pictures of a query camera')
     settings.describing(parser)
-    utils.network_options(parser)  # they come from opts.yaml: one that is typed and contradicts it is an error
+    utils.network_options(parser, utils.OF_THE_RUN)
     utils.machine_options(parser)
     return parser
 

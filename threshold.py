@@ -28,9 +28,11 @@ WAYS = (
 
 def options():
     parser = cli.parser(__doc__)
-    parser.add_argument('--name', default='ft_ResNet50', help='the run to choose for')
-    parser.add_argument('--which_epoch', default='last', help='last (default), a number, average or average_bn')
-    parser.add_argument(
+    group = parser.add_argument_group('run')
+    group.add_argument('--name', default='ft_ResNet50', help='the run to choose for (default ft_ResNet50)')
+    utils.epoch_option(group)
+    group = parser.add_argument_group('thresholds')
+    group.add_argument(
         '--far',
         nargs='+',
         default=[0.001, 0.01],
@@ -38,13 +40,13 @@ def options():
         metavar='RATE',
         help='false accept rates to find thresholds for; the lowest decides who is the same (default 0.001 0.01)',
     )
-    parser.add_argument(
+    group.add_argument(
         '--found',
         default=0.99,
         type=settings.fraction,
         help='the share of the pairs of one person that may not be called "not the same" (default 0.99)',
     )
-    group = parser.add_argument_group('pictures')
+    group = parser.add_argument_group('pictures', 'Of whom; the run may have seen none of them.')
     group.add_argument(
         '--data_dir', nargs='+', help='a prepared tree; default: the one (or those) that the run was trained on'
     )
@@ -60,7 +62,7 @@ def options():
         help='pairs of one person by one camera count as well: where there is but one. They are much alike',
     )
     settings.describing(parser)
-    utils.network_options(parser)  # they come from opts.yaml: one that is typed and contradicts it is an error
+    utils.network_options(parser, utils.OF_THE_RUN)
     utils.machine_options(parser)
     return parser
 

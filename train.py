@@ -42,14 +42,17 @@ from reid.results import Features
 
 def options():
     parser = cli.parser(__doc__)
-    parser.add_argument('--config', help='a recipe: a YAML file of options, as in configs/; what is typed wins')
-    parser.add_argument('--name', default='ft_ResNet50', help='of the run: everything goes to model/<name>/')
-    parser.add_argument('--resume', action='store_true', help='go on where the run of this name stopped')
-    parser.add_argument('--overwrite', action='store_true', help='begin anew, though a run of this name is there')
+    group = parser.add_argument_group('run')
+    group.add_argument(
+        '--config', metavar='FILE', help='a recipe: a YAML file of options, as in configs/; what is typed wins'
+    )
+    group.add_argument('--name', default='ft_ResNet50', help='everything goes to model/<name>/ (default ft_ResNet50)')
+    group.add_argument('--resume', action='store_true', help='go on where the run of this name stopped')
+    group.add_argument('--overwrite', action='store_true', help='begin anew, though a run of this name is there')
     settings.data(parser)
     settings.augmentation(parser)
-    utils.network_options(parser)
-    parser.add_argument(
+    group = utils.network_options(parser)
+    group.add_argument(
         '--weights',
         default='imagenet',
         help='to begin with: imagenet (default, downloaded once), none, or a local .pth of the backbone or of a run',

@@ -29,9 +29,12 @@ RUNS = Path('model')
 # 1. options
 
 
-def network_options(parser):
+OF_THE_RUN = 'These come from the run: one that is typed and contradicts it is an error, but for --test_feature.'
+
+
+def network_options(parser, about='What the network is made of.'):
     """The options that decide the shape of a network. train.py sets them; test.py checks them against opts.yaml."""
-    group = parser.add_argument_group('network')
+    group = parser.add_argument_group('network', about)
     group.add_argument(
         '--backbone',
         default='resnet50',
@@ -71,64 +74,71 @@ def network_options(parser):
     group.add_argument(
         '--loss_feature',
         choices=('before', 'after'),
-        help='--loss compares the feature before the head (bnneck), or after it (default of the others)',
+        help='--loss compares the feature before the head (default of bnneck), or after it (default of the others)',
     )
     group.add_argument(
         '--test_feature',
         choices=('before', 'after'),
         help='a descriptor is the feature after the head (default), or the pooled one before',
     )
+    return group
+
+
+def epoch_option(group):
+    group.add_argument(
+        '--which_epoch',
+        default='last',
+        help='its weights: last (default), the number of an epoch, or of a run with --average, average_bn',
+    )
 
 
 def machine_options(parser):
     """The options that say where and how fast, not what: they may differ from run to run."""
-    group = parser.add_argument_group('machine')
+    group = parser.add_argument_group('machine', 'Where and how fast: what is learnt stays the same.')
     gpu_option(group)
     group.add_argument(
         '--num_workers',
         default=default_workers(),
         type=settings.whole,
-        help='processes that load pictures to test, and with --cache off to train (default here %(default)s); 0 if '
-        'they make trouble, as on Windows',
+        help='processes that load pictures to test, and with --cache off to train (default: one a core on Linux, up to '
+        '16; else 0, as they take seconds to start there); 0 if they make trouble',
     )
-    group.add_argument(
-        '--fp16',
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help='half precision on a GPU: half the memory, up to twice as fast',
-    )
-    group.add_argument(
-        '--bf16',
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help='the same in bfloat16, for recent GPUs and CPUs; never overflows',
-    )
+    cli.switch(group, '--fp16', 'half precision on a GPU: about half the memory, up to twice as fast; may overflow')
+    cli.switch(group, '--bf16', 'the same in bfloat16, for recent GPUs and CPUs; never overflows')
 
 
 def gpu_option(parser):
-    parser.add_argument('--gpu_ids', default='0', help='the GPU to use (default 0); -1 for the CPU')
+    parser.add_argument(
+        '--gpu_ids',
+        default='0',
+        help='the GPU to use (default 0); -1 for the CPU; several, as 0,1, share the work of train, test and '
+        'evaluate_gpu',
+    )
 
 
 def embedder_options(parser, default='ft_ResNet50'):
     """The options that say what turns pictures into descriptors: see embedder()."""
-    group = parser.add_argument_group('network')
+    group = parser.add_argument_group('network', 'What turns pictures into descriptors.')
     which = group.add_mutually_exclusive_group()
     which.add_argument('--name', help=f'a run (default {default})')
     which.add_argument('--model', type=Path, help='or a file that export.py has made of one')
     group.add_argument(
         '--runtime', choices=runtime.RUNTIMES, help='of --model: what runs it (default: what suits the file)'
     )
-    group.add_argument('--which_epoch', help='of the run: last (default), a number, average_bn')
+    group.add_argument(
+        '--which_epoch', help='of the run: last (default), the number of an epoch, average or average_bn'
+    )
     group.add_argument('--no_flip', action='store_true', default=None, help='of the run: without the mirrored view')
-    group.add_argument('--batchsize', default=32, type=settings.positive, help='default 32')
+    group.add_argument('--batchsize', default=32, type=settings.positive, help='pictures at a time (default 32)')
     gpu_option(group)
 
 
 def result_options(parser):
     """The options that point an evaluator at a result."""
-    parser.add_argument('mat', nargs='?', help='a result file; default: that of --name, else of the run last tested')
-    parser.add_argument('--name', help='the run whose result it is')
-    gpu_option(parser)
+    group = parser.add_argument_group('result', 'What test.py has written.')
+    group.add_argument('mat', nargs='?', help='a result file; default: that of --name, else of the run last tested')
+    group.add_argument('--name', help='the run whose result it is (default: the one last tested)')
+    gpu_option(group)
 
 
 def default_workers():

@@ -39,7 +39,9 @@ PART = 256  # queries that are measured where all would take too long
 
 def options():
     parser = cli.parser(__doc__)
-    parser.add_argument('--sizes', nargs='+', default=['20k', '100k', '1m'], choices=SIZES, help='of the gallery')
+    parser.add_argument(
+        '--sizes', nargs='+', default=['20k', '100k', '1m'], choices=SIZES, help='of the gallery (default 20k 100k 1m)'
+    )
     parser.add_argument('--dims', nargs='+', type=int, default=[512], help='lengths of features (default 512)')
     parser.add_argument('--jobs', nargs='+', default=list(JOBS), choices=JOBS, help='default: all that suit the size')
     parser.add_argument('--plot', action='store_true', help='draw results/ranking.png from what has been measured')

@@ -329,7 +329,11 @@ def remove(folder):
 
 
 def options():
-    parser = cli.parser('Remove the decoded pictures that --cache disk keeps in a prepared tree.')
+    parser = cli.parser(
+        'Remove the decoded pictures that --cache disk keeps in a prepared tree.',
+        cli.examples('python -m reid.cache ../Market/pytorch'),
+        prog='python -m reid.cache',
+    )
     parser.add_argument('folder', help='the tree, or the data set that it is in')
     return parser
 

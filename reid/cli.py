@@ -158,8 +158,47 @@ def quote(path):
     return str(path) if re.fullmatch(r'[\w./\\:~+-]+', str(path)) else f'"{path}"'
 
 
-def parser(doc, **kw):
-    """An ArgumentParser that shows a script's own opening lines and accepts whole option names only."""
+def parser(doc, epilog='', **kw):
+    """An ArgumentParser that shows a script's own opening lines, its commands last, and takes whole names only."""
+    run = re.search(r'^Run: +(.+(?:\n .+)*)\n?', doc, re.M)
+    if run:
+        doc = doc.replace(run[0], '')
+        epilog = '\n\n'.join([*([epilog] if epilog else []), examples(*re.sub(r'\n +', '\n', run[1]).splitlines())])
     return argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kw
+        description=doc.strip(), epilog=epilog, formatter_class=Page, allow_abbrev=False, **kw
     )
+
+
+def examples(*lines):
+    return '\n  '.join(['examples:', *lines])
+
+
+class Page(argparse.RawDescriptionHelpFormatter):
+    """Help that is read from the top down: what it does, how to call it, each option with its range, examples."""
+
+    def _format_usage(self, usage, actions, groups, prefix):
+        """What has to be typed: all the others stand below it anyhow."""
+        needed = [action for action in actions if action.required or not action.option_strings]
+        line = super()._format_usage(usage, needed, [], prefix)
+        if len(needed) == len(actions):  # no usage is asked for, but the name of a parser below this one
+            return line
+        python = '' if self._prog.startswith('python') else 'python '
+        return line.replace(self._prog, f'{python}{self._prog} [options]', 1)
+
+    def _get_help_string(self, action):
+        return f'{action.help} [{action.type.expected}]' if hasattr(action.type, 'expected') else action.help
+
+    def _get_default_metavar_for_optional(self, action):
+        return value_of(action) or super()._get_default_metavar_for_optional(action)
+
+
+def value_of(action):
+    """What stands for a number in the help: N for a whole one, X for any."""
+    return {'int': 'N', 'whole number': 'N', 'number': 'X'}.get(getattr(action.type, '__name__', ''))
+
+
+def switch(group, name, help):
+    """An option that a recipe may have set, and --no-NAME undoes."""
+    group.add_argument(
+        name, action=argparse.BooleanOptionalAction, default=False
+    ).help = help  # older Pythons add to it

@@ -247,6 +247,85 @@ def test_what_is_wrong_is_noticed(line):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# the help of the scripts, and the page that is made of it
+
+
+@pytest.fixture(scope='module')
+def reference():
+    return module_of('docs/reference.py')
+
+
+def below(name, parser):
+    """(name, parser) of a script, and of each job of it."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for job, one in action.choices.items():
+                yield from below(f'{name} {job}', one)
+
+
+def test_the_reference_says_what_the_help_says(reference):
+    assert reference.PAGE.read_text(encoding='utf-8') == reference.page(), 'python docs/reference.py renews it'
+
+
+def test_the_reference_has_every_script_and_every_option(reference):
+    scripts = {path.name for path in ROOT.glob('*.py')} - {'make.py', 'model.py', 'utils.py'}
+    scripts |= {name(path) for path in (ROOT / 'benchmarks').glob('*.py')}
+    assert scripts <= set(reference.parsers())
+    text = reference.PAGE.read_text(encoding='utf-8')
+    for script, one in reference.parsers().items():
+        for job, parser in below(script, one):
+            assert f'# {job}\n' in text
+            for action in parser._actions:
+                assert action.help == argparse.SUPPRESS or f'{action.option_strings[:1] or ""}'.strip("[]'") in text
+
+
+def test_help_tells_defaults_and_ends_with_commands_that_parse(reference):
+    """A number that an option has by default stands in its help; a type that has bounds tells them there too."""
+    for script, one in reference.parsers().items():
+        for job, parser in below(script, one):
+            examples = parser.epilog.rpartition('examples:')[2].strip().splitlines()
+            found = [words for line in examples for words in commands_in(line) if words]
+            assert found, job
+            for words in found:
+                check(words)
+            for action in parser._actions:
+                if action.help == argparse.SUPPRESS or action.dest in ('help', 'job', 'work'):
+                    continue
+                assert action.help, (job, action.dest)
+                if action.default not in (None, False, [], argparse.SUPPRESS) and action.dest != 'jobs':
+                    assert 'default' in action.help, (job, action.dest)
+                if isinstance(action.default, (int, float)) and action.default and action.dest != 'num_workers':
+                    told = action.help.replace(',', '') % vars(action)
+                    assert f'{action.default:.10g}' in told, (job, action.dest, told)
+
+
+def test_help_is_a_page(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(train.options(), ['--help'])
+    text = capsys.readouterr().out
+    assert re.match(r'usage: python \S+ \[options\]\n\nFit a network', text)
+    assert re.search(r'--label_smooth X\s.*\[0 to\s+1\]\n', text, re.S)
+    assert 'Run:' not in text
+    assert re.search(r'\nexamples:\n(  python train\.py .*\n)+$', text)
+
+
+def test_the_help_of_a_job_names_what_has_to_be_typed(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(module_of('search.py').options(), ['query', '--help'])
+    usage = ' '.join(capsys.readouterr().out.partition('\n\n')[0].split())
+    assert re.fullmatch(r'usage: .* query \[options\] --index WHERE pictures \[pictures \.\.\.\]', usage)
+
+
+def test_the_help_of_toy_data_says_what_is_drawn():
+    from reid import toy
+
+    told = ' '.join(module_of('prepare.py').options().format_help().split())
+    assert f'(default {toy.IDS})' in told
+    assert f'(default {toy.IMAGES})' in told
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # links
 
 
