@@ -30,10 +30,11 @@ def clock(seconds):
 
 
 class Painter:
-    """Draws on the frames of one source. quiet: somebody is looked for, so that all others are grey."""
+    """Draws on the frames of one source. quiet: somebody is looked for, so that all others are grey. timed: the time
+    stands in a corner."""
 
-    def __init__(self, quiet=False):
-        self.quiet, self.trails = quiet, {}
+    def __init__(self, quiet=False, timed=True):
+        self.quiet, self.timed, self.trails = quiet, timed, {}
 
     def draw(self, picture, time, people, hits):
         """uint8 (H, W, 3) -> the same with the boxes of people {track: box}; hits {track: text} are green."""
@@ -53,7 +54,8 @@ class Painter:
         for who in order:
             left, top, right, bottom = shape(people[who], image.size)
             tag(pen, (left, top), hits.get(who, str(who)), self.colour(who, hits), image.size)
-        tag(pen, (0, image.height), clock(time), DARK, image.size)
+        if self.timed:
+            tag(pen, (0, image.height), clock(time), DARK, image.size)
         return np.asarray(image)
 
     def colour(self, who, hits):

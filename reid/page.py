@@ -6,7 +6,8 @@
     /page/people      who is in the index: pictures, counts; to rename and to remove        page_people.py
     /page/register    pictures -> boxes of people -> a name -> entries                      page_search.py
     /page/search      a picture -> a person in it -> who it is, as a table and as CSV       page_search.py
-    /page/video       a video -> who was seen when; in a queue                              page_videos.py, page_jobs.py
+    /page/video       videos, pictures -> who was seen when; in a queue                     page_videos.py, page_jobs.py
+                                                                              page_looking.py, page_timeline.py
     /page/settings    threshold, detector, language, colours: a cookie                      here; page_choice.py
 
 page_pictures.py keeps pictures, page_html.py answers, and page_texts.py has all that is said.
@@ -50,7 +51,7 @@ class Pages:
         answers = Answers(self.detectors, str(work.embedder.about['run']), {'search': work.limits.bytes, **most})
         try:
             pictures = Pictures(self.folder, work, self.detectors, self.reads)
-            jobs = Jobs(self.folder, work, self.detectors)
+            jobs = Jobs(self.folder, work, pictures)
         except OSError as error:
             raise Problem(
                 f'{self.folder} cannot be written to ({error}): --page_dir DIR names another folder'

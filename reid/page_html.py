@@ -34,6 +34,7 @@ HEADERS = {
     'Cache-Control': 'no-store',
 }
 FIELDS, LONGEST = 500, 200  # of a form; letters of a name
+SPOOL = 2**16
 
 
 class Wrong(Refused):
@@ -49,13 +50,14 @@ class Wrong(Refused):
 
 
 async def form(request, files=0):
-    """{name: [values]}: texts, or files as (name, file), which lie on the disk from a megabyte on."""
+    """{name: [values]}: texts, or files as (name, file), which lie on the disk from SPOOL bytes on."""
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     found = {}
     if kind == 'multipart/form-data':
         from starlette.formparsers import MultiPartException, MultiPartParser
 
         parser = MultiPartParser(request.headers, request.stream(), max_files=files, max_fields=FIELDS)
+        parser.spool_max_size = SPOOL
         try:
             parts = await parser.parse()
         except MultiPartException as error:

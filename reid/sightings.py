@@ -32,6 +32,7 @@ class Seen:
     score: float | None = None  # the best of its views: one good look is enough
     shot: str | None = None  # the picture of that view, or else of the one with the best shot
     quality: float = 0.0  # of it
+    look: np.ndarray | None = None  # the sum of the vectors of all views
 
     def at(self, first, last):
         """He was seen then, later than or next to all that is known."""
@@ -124,6 +125,7 @@ class Film:
             better = view.shot.quality > seen.quality if score is None else seen.score is None or score > seen.score
             if better:
                 seen.score, seen.shot, seen.quality = score, shot, view.shot.quality
+            seen.look = view.vector if seen.look is None else seen.look + view.vector
             box = [round(float(side), 1) for side in view.shot.box]
             seen.views.append({'from': round(view.first, 3), 'to': round(view.last, 3), 'score': score, 'shot': shot,
                                'time': round(view.shot.time, 3), 'box': box})  # fmt: skip

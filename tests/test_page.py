@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from PIL import Image
 from test_serve import ABOUT, DIM, FAKE, LONG, NAMES, SIZE, coded, describe, serving, wait_for
 
 import serve
-from reid import data, frames, index, page_choice, page_html, page_jobs, page_pictures, service
+from reid import data, frames, index, page_choice, page_html, page_jobs, page_pictures, page_timeline, service
 from reid.page import Pages
 from reid.page_texts import LANGUAGES, TEXTS
 from reid.problem import Problem
@@ -608,12 +609,12 @@ def test_everybody_in_a_video_is_compared_with_the_index(client, kept, film):
         assert Image.open(io.BytesIO(client.get(source).content)).format == 'JPEG'
     shot = np.asarray(Image.open(io.BytesIO(client.get(f'{place}/{ann["shot"]}').content)).resize((64, 128)), int)
     assert np.abs(shot - body(1)).mean() < np.abs(shot - body(2)).mean() / 2
-    video = client.get(f'{place}/video.mp4')
+    video = client.get(f'{place}/0/video.mp4')
     assert 'attachment' in video.headers['content-disposition']
     assert video.content[4:8] == b'ftyp'
-    film = client.get(f'{place}/video.webm', headers={'Range': 'bytes=0-3'})  # as a browser asks that is to jump
+    film = client.get(f'{place}/0/video.webm', headers={'Range': 'bytes=0-3'})  # as a browser asks that is to jump
     assert (film.status_code, film.content, film.headers['content-type']) == (206, b'\x1aE\xdf\xa3', 'video/webm')
-    assert [link.rpartition('#')[2] for link in said.all('a', 'href') if '.webm' in link] == ['t=0.0', 't=0.0']
+    assert [link.rpartition('#')[2] for link in said.all('a', 'href') if '.webm' in link] == ['t=0.0'] * 4
     folder = kept.folder / 'page' / 'videos' / place.rpartition('/')[2]
     assert not (folder / 'upload').exists()  # what was sent is not kept
     assert [entry.name for entry in kept.find()] == ['Ann']  # nobody was added
@@ -629,6 +630,94 @@ def test_one_person_is_looked_for_in_a_video_with_another_pace(client, film):
     assert (first['name'], first['known'], second['known']) == ('bo', 'yes', 'unknown')
     shot = np.asarray(Image.open(io.BytesIO(client.get(f'{place}/{first["shot"]}').content)).resize((64, 128)), int)
     assert np.abs(shot - body(2)).mean() < np.abs(shot - body(1)).mean() / 2
+
+
+def many(client, *files, **data):
+    answer = client.post('/page/video', files=[('video', file) for file in files], data=data)
+    assert answer.status_code == 200, answer.text
+    assert over(client, answer.url.path) == 'done'
+    return answer.url.path
+
+
+def test_one_person_in_several_videos_and_pictures_is_one_row(client, kept, film):
+    register(client, 'Ann', body(1))
+    seen = coded(scene((2, 60, 20), (3, 180, 30)))
+    files = (
+        ('walk/b.mp4', film),
+        ('walk/a.mp4', film),
+        ('walk/c.png', seen),
+        ('walk/.DS_Store', b'x'),
+        ('d.png', b'\x89PNG'),
+    )
+    place = many(client, *files, start='2026-11-21T14:30')
+    said = read(client.get(place))
+    assert (
+        'Who was seen: 3' in said.text
+    )  # Ann and one more in both videos, one of whom is in the picture, with a third
+    assert 'were left out: 2' in said.text
+    rows = results(client, place)
+    ann = [row for row in rows if row['name'] == 'Ann' and row['known'] == 'yes']
+    assert [(row['source'], row['person'], row['from_clock']) for row in ann] == [
+        ('walk/a.mp4', '1', '2026-11-21 14:30:00'), ('walk/b.mp4', '1', '2026-11-21 14:30:00')
+    ]  # fmt: skip
+    people = {number: sorted(row['source'] for row in rows if row['person'] == number) for number in '123'}
+    assert sorted(people.values()) == [
+        ['walk/a.mp4', 'walk/b.mp4'],
+        ['walk/a.mp4', 'walk/b.mp4', 'walk/c.png'],
+        ['walk/c.png'],
+    ]
+    assert not any(row['from'] or row['from_clock'] for row in rows if row['source'] == 'walk/c.png')
+    for link in said.all('a', 'href') + said.all('img', 'src'):
+        if link.startswith(place):
+            assert client.get(link.partition('#')[0]).status_code == 200, link
+    shown = np.asarray(Image.open(io.BytesIO(client.get(f'{place}/2/seen.jpg').content)), int)
+    assert np.abs(shown - scene((2, 60, 20), (3, 180, 30))).max(-1)[20:148, 60].mean() > 50  # its box
+    assert not (kept.folder / 'page' / 'videos' / place.rpartition('/')[2] / 'upload').exists()
+
+
+def test_times_are_those_of_the_clock_once_it_is_known(client, film):
+    place = many(client, ('a.mp4', film), ('b.mp4', film))
+    said = read(client.get(place))
+    assert '0:00:00–0:00:02' in said.text
+    bars = [float(left[:-1]) for left in said.all('rect', 'x')]
+    assert bars and max(bars) < 5  # each video begins at 0
+    given = {'start0': '2026-11-21T14:30:00', 'start1': '2026-11-21T14:30:03', 'start9': '2026-01-01', 'x': 'y'}
+    said = read(client.post(f'{place}/starts', data=given))
+    assert '14:30:00–14:30:02' in said.text
+    assert '14:30:03–14:30:05' in said.text
+    bars = [float(left[:-1]) for left in said.all('rect', 'x')]
+    assert min(bars) < 5 < 45 < max(bars)
+    assert '14:30:02 14:30:04' in said.text  # of the timeline
+    assert [value for value in said.all('input', 'value') if '2026' in value] == list(given.values())[:2]
+    for odd in ('x', '14:30', '9999-12-31T23:59', '2026-13-01T00:00', '9' * 5000, '\0'):
+        assert client.post(f'{place}/starts', data={'start0': odd}).status_code == 422
+        assert client.post('/page/video', data={'start': odd}, files={'video': film}).status_code == 422
+    client.post(f'{place}/starts', data={'start0': '', 'start1': ''})
+    assert '0:00:00–0:00:02' in read(client.get(place)).text
+
+
+def test_what_cannot_be_read_among_many_is_named(client, film):
+    cut = film[: len(film) // 3]
+    place = many(client, ('<i>.mp4', cut), ('b.mp4', film))
+    said = read(client.get(place))
+    assert 'Could not be searched to the end: 1' in said.text
+    assert re.search(r'<i>\.mp4 is not a video that can be read', said.text)
+    assert 'Who was seen: 2' in said.text
+
+
+def test_ticks_are_round_times():
+    moment = datetime(2026, 11, 21, 23, 59, 58).timestamp()
+    assert page_timeline.ticks(None, 10) == [(0, '0:00:00'), (20, '0:00:02'), (40, '0:00:04'), (60, '0:00:06'),
+                                             (80, '0:00:08'), (100, '0:00:10')]  # fmt: skip
+    assert page_timeline.ticks(moment, 4) == [(0, '23:59:58'), (25, '23:59:59'), (50, '00:00:00'), (75, '00:00:01'),
+                                              (100, '00:00:02')]  # fmt: skip
+    assert page_timeline.ticks(moment, 3600)[0] == (pytest.approx(100 / 1800), '00:00')
+    assert [words for _, words in page_timeline.ticks(moment, 3 * 86400)] == [
+        '11-22 00:00',
+        '11-23 00:00',
+        '11-24 00:00',
+    ]
+    assert len(page_timeline.ticks(moment, 400 * 86400)) in (4, 5)
 
 
 class Slow:
@@ -686,7 +775,7 @@ def test_what_is_no_video_is_a_sentence(client, kept, film):
         b'#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n',
         b'ffconcat version 1.0\nfile /etc/passwd\n',
         b'',
-        coded(body(1)),
+        b'\x89PNG',
     ]
     for content in lists:
         answer = client.post('/page/video', files={'video': ('x.mp4', content)})
@@ -830,12 +919,12 @@ def test_a_browser_registers_searches_renames_and_removes(tab, kept):
 def test_a_browser_sees_how_far_a_video_is(tab, film, kept):
     page = tab.page
     page.goto('/page/video')
-    page.get_by_label('Video', exact=True).set_input_files({'name': 'a.mp4', 'mimeType': 'video/mp4', 'buffer': film})
+    page.get_by_label('Videos and pictures').set_input_files({'name': 'a.mp4', 'mimeType': 'video/mp4', 'buffer': film})
     page.get_by_role('button', name='Start').click()
     page.get_by_text('Who was seen: 2').wait_for()  # by itself
     assert page.locator('tbody tr').count() == 2
     assert fits(page)
-    moment = page.locator('a.moment').first
+    moment = page.locator('td a.moment').first
     moment.evaluate("link => link.setAttribute('href', link.getAttribute('href').replace('t=0.0', 't=1.4'))")
     moment.click()
     player = page.locator('#player')

@@ -25,8 +25,10 @@ for (const input of document.querySelectorAll('.option input')) {
 for (const form of document.querySelectorAll('form[data-most]')) {
   form.addEventListener('change', () => {
     const inputs = [...form.querySelectorAll('input[type="file"]')];
-    const size = inputs.flatMap((input) => [...input.files]).reduce((sum, file) => sum + file.size, 0);
-    inputs[0].setCustomValidity(size > Number(form.dataset.most) ? form.dataset.large : '');
+    const files = inputs.flatMap((input) => [...input.files]);
+    const size = files.reduce((sum, file) => sum + file.size, 0);
+    const many = files.length > Number(form.dataset.files || 1e9) ? form.dataset.many : '';
+    inputs[0].setCustomValidity(size > Number(form.dataset.most) ? form.dataset.large : many);
     inputs[0].reportValidity();
   });
 }
@@ -56,7 +58,7 @@ async function follow() {
     const job = await answer.json();
     if (job.state !== progress.dataset.now) return location.reload();
     if (job.part !== null) progress.querySelector('progress').value = job.part;
-    progress.querySelector('span').textContent = job.clock || '';
+    progress.querySelector('span').textContent = job.at || '';
   } catch { /* the service is away for now */ }
   setTimeout(follow, 1000);
 }
