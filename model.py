@@ -8,13 +8,14 @@ Names in the state_dict are those of the well-known PyTorch baseline (`model.*`,
 its weights load here and ours load there.
 """
 
+import warnings
 from collections import namedtuple
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from reid import backbones
+from reid import backbones, clip_nets
 from reid.problem import Problem
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -175,6 +176,44 @@ class PCB(nn.Module):
         return [self.avgpool, *(getattr(self, f'classifier{i}') for i in range(self.parts))]
 
 
+class Clip(nn.Module):
+    """CLIP-ReID, arXiv 2211.13977: a BNNeck for CLIP's image feature, and one for its projection into the space of
+    texts. A descriptor is both of them, before their heads.
+
+    The losses compare three `pieces`, each by itself: the feature before the last layer, the feature, its projection.
+    """
+
+    parts, frozen = 1, False
+
+    def __init__(self, trunk, pieces, nclasses, test_feature='before'):
+        super().__init__()
+        self.backbone, self.model = trunk.name, trunk.net
+        self.classifier, self.projected = (BNNeck(width, nclasses) for width in pieces[-2:])
+        self.pieces, self.test_feature = pieces, test_feature
+        self.width, self.dim = sum(pieces), trunk.channels
+
+    def maps(self, x):  # (B, 3, H, W) -> (B, dim, 1, 1)
+        return backbones.maps(self.backbone, self.model, x)
+
+    def pool(self, maps):
+        pooled = maps.flatten(1)  # (B, dim)
+        if self.test_feature == 'before':
+            return pooled
+        both = zip((self.classifier, self.projected), pooled.split(self.pieces[-2:], 1), strict=True)
+        return torch.cat([head.add_block(piece) for head, piece in both], 1)
+
+    def forward(self, x):
+        pieces = clip_nets.features(self.model, x)
+        (logits, _), (projected, _) = self.classifier(pieces[-2]), self.projected(pieces[-1])
+        return [logits, projected], torch.cat(pieces, 1)  # two of (B, C); (B, width)
+
+    def embed(self, x):
+        return self.pool(self.maps(x))
+
+    def heads(self):
+        return [self.classifier, self.projected]
+
+
 def classblock(trunk, pool, opts):
     head = ClassBlock(trunk.channels, opts.nclasses, opts.droprate, opts.linear_num)
     return Net(trunk, pool, head, opts.loss_feature, opts.test_feature)
@@ -192,6 +231,11 @@ def pcb(trunk, pool, opts):
     return PCB(trunk, pool, opts.nclasses, opts.droprate, opts.linear_num)
 
 
+def clip(trunk, pool, opts):
+    pieces = clip_nets.widths(trunk.net, opts.height, opts.width)
+    return Clip(trunk, pieces, opts.nclasses, opts.test_feature)
+
+
 # Each head with what its paper takes for granted: these are the defaults of the options of the same names.
 WHOLE = {'height': 256, 'width': 128, 'stride': 2, 'linear_num': 512, 'loss_feature': 'after', 'test_feature': 'after'}
 HEADS = {
@@ -199,7 +243,11 @@ HEADS = {
     'bnneck': (bnneck, {**WHOLE, 'stride': 1, 'linear_num': 0, 'loss_feature': 'before'}),
     'linear': (linear, {**WHOLE, 'linear_num': 0}),
     'pcb': (pcb, {**WHOLE, 'height': 384, 'width': 192, 'stride': 1, 'linear_num': 256}),
+    'clip': (clip, {**WHOLE, 'linear_num': 0, 'loss_feature': 'before', 'test_feature': 'before'}),
 }
+
+
+CLIP = ('clip',)  # for its networks only
 
 
 def complete(opts):
@@ -207,19 +255,28 @@ def complete(opts):
     for name, value in HEADS[opts.head][1].items():
         if getattr(opts, name) is None:
             setattr(opts, name, value)
-    if opts.head in ('bnneck', 'linear') and opts.linear_num > 0:
+    if opts.head in ('bnneck', 'linear', *CLIP) and opts.linear_num > 0:
         raise Problem(f'--linear_num {opts.linear_num}: --head {opts.head} has no such layer; classblock and pcb do')
     if opts.head == 'pcb' and 'before' in (opts.loss_feature, opts.test_feature):
         raise Problem(
             '--loss_feature and --test_feature before: --head pcb has one feature for each. Leave them out, or say '
             'after (over a recipe)'
         )
+    of_clip = opts.backbone.startswith('clip/')
+    if opts.head in CLIP and not of_clip:
+        raise Problem(f'--head {opts.head} is for the networks of CLIP, such as --backbone clip/ViT-B-16')
+    if opts.head in CLIP and opts.loss_feature == 'after':
+        raise Problem(f'--loss_feature after: with --head {opts.head} losses compare what is before it. Leave it out')
+    if of_clip and (opts.head == 'pcb' or opts.pool == 'gem'):
+        told = '--head pcb' if opts.head == 'pcb' else '--pool gem'
+        raise Problem(f'{told}: {opts.backbone} gives one feature of the whole picture, with nothing to pool')
     return opts
 
 
 def build(opts):
     """The network that the options describe, with random weights."""
-    net = backbones.trunk(opts.backbone, opts.stride, opts.height, opts.width)
+    overlap = getattr(opts, 'overlap', 0)
+    net = backbones.trunk(opts.backbone, opts.stride, opts.height, opts.width, overlap)
     channels = backbones.channels(opts.backbone, net, opts.height, opts.width)
     make, _ = HEADS[opts.head]
     return make(Trunk(opts.backbone, net, channels), POOLS[opts.pool], opts)
@@ -230,22 +287,26 @@ def build(opts):
 
 
 def initialise(model, weights, backbone):
-    """`--weights`: 'imagenet' (torchvision downloads them), 'none', or a local file. Says what was done."""
+    """`--weights`: 'imagenet' or 'openai' (which are downloaded), 'none', or a local file. Says what was done."""
     if weights == 'none':
         return 'random weights: the backbone learns from scratch'
     if weights == 'imagenet':
         model.model.load_state_dict(backbones.imagenet(backbone, model.model))
         return f'ImageNet weights of {backbone}'
+    if weights == 'openai':
+        model.model.load_state_dict(backbones.openai(backbone, model.model))
+        return f"OpenAI's weights of {backbone}"
     return load_weights(model, weights, warm_start=True)
 
 
 def load_weights(model, path, warm_start=False):
-    """Read a .pth into the model: ours, the upstream baseline's, torchvision's, DataParallel's or an averaged one.
+    """Read a .pth into the model: ours, the upstream baseline's, torchvision's, CLIP-ReID's, OpenAI's, DataParallel's
+    or an averaged one.
 
     Everything must fit but the backbone's unused classifier. A warm start may lack the head, and its classifiers may
     have another number of identities: these keep their random values. Returns a line that says what matched.
     """
-    state, own = read_state(path), model.state_dict()
+    state, own = clip_nets.renamed(read_state(path)), model.state_dict()
     if not any(name in own for name in state):  # a bare backbone, as its library saves it
         state = {f'model.{name}': value for name, value in state.items()}
     inner = {name.removeprefix('model.'): value for name, value in state.items() if name.startswith('model.')}
@@ -289,8 +350,12 @@ def read_tensors(path):
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # that it may be TorchScript: see below
+            return torch.load(path, map_location='cpu', weights_only=True)
     except ImportError:
         raise Problem(f'{path}: such files are read by a package that is not here: pip install safetensors') from None
     except Exception:  # a text, a picture, half a file, a trap: torch raises whatever it stumbles over
+        if archive := clip_nets.archive(path):
+            return archive
         raise Problem(f'{path} is no file of weights that can be read safely, or it is damaged') from None

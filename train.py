@@ -55,7 +55,8 @@ def options():
     group.add_argument(
         '--weights',
         default='imagenet',
-        help='to begin with: imagenet (default, downloaded once), none, or a local .pth of the backbone or of a run',
+        help='to begin with: imagenet (default, downloaded once; of clip/NAME: openai), none, or a local .pth of the '
+        'backbone or of a run',
     )
     settings.losses(parser)
     settings.optimisation(parser)

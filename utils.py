@@ -40,7 +40,8 @@ def network_options(parser, about='What the network is made of.'):
         default='resnet50',
         type=backbones.check,
         help='resnet50 (default), densenet121, osnet_x1_0 (good from scratch), resnet50_ibn_a, efficientnet_lite0 '
-        '(for CPUs), any other of torchvision by its name there, and timm/NAME, if timm is installed',
+        '(for CPUs), any other of torchvision by its name there, and timm/NAME or clip/NAME, if their '
+        'packages timm and open_clip_torch are installed',
     )
     group.add_argument(
         '--pool', default='avg', choices=networks.POOLS, help='avg (default), or gem: between average and maximum'
@@ -50,7 +51,8 @@ def network_options(parser, about='What the network is made of.'):
         default='classblock',
         choices=networks.HEADS,
         help='classblock (default): a feature of 512 numbers; bnneck: BatchNorm alone, for --loss triplet or center; '
-        'linear: nothing between pooling and classifier; pcb: six stripes, for large pictures',
+        'linear: nothing between pooling and classifier; pcb: six stripes, for large pictures; clip: two bnnecks, for '
+        'clip/NAME',
     )
     group.add_argument('--height', type=settings.side, help='of the picture fed to the network (default 256, pcb 384)')
     group.add_argument('--width', type=settings.side, help='of the picture fed to the network (default 128, pcb 192)')
@@ -59,6 +61,12 @@ def network_options(parser, about='What the network is made of.'):
         type=int,
         choices=(1, 2),
         help="the backbone's last stride: 2 (default), or 1 for twice finer maps: better and slower (bnneck, pcb: 1)",
+    )
+    group.add_argument(
+        '--overlap',
+        default=0,
+        type=settings.whole,
+        help='pixels that neighbouring patches of clip/ViT share: 0 (default), or 4 for finer ones, twice as slow',
     )
     group.add_argument(
         '--droprate',
@@ -298,7 +306,7 @@ def result_named(name):
     return path
 
 
-NETWORK = ('backbone', 'pool', 'head', 'height', 'width', 'stride', 'droprate', 'linear_num', 'loss_feature')
+NETWORK = ('backbone', 'pool', 'head', 'height', 'width', 'stride', 'overlap', 'droprate', 'linear_num', 'loss_feature')
 
 
 def save_opts(opts, folder, device):
@@ -336,7 +344,7 @@ def read_opts(folder):
         return upstream_opts(saved, path)
     if saved.get('head') not in networks.HEADS:
         raise Problem(f'{path} asks for a head that is not built here: {saved.get("head")}')
-    later = {'pool': 'avg', 'loss_feature': 'after', 'test_feature': 'after'}  # older runs say nothing of these
+    later = {'pool': 'avg', 'overlap': 0, 'loss_feature': 'after', 'test_feature': 'after'}  # older runs lack these
     opts = {'data_dir': [], **later, **saved, 'nclasses': run.get('nclasses')}
     if isinstance(opts['data_dir'], str):
         opts['data_dir'] = [opts['data_dir']]
@@ -363,7 +371,7 @@ def upstream_opts(saved, path):
     if opts['head'] == 'classblock':
         opts |= {name: saved[name] for name in ('stride', 'linear_num') if name in saved}
     data_dir = [saved['data_dir']] if saved.get('data_dir') else []
-    return {**opts, 'droprate': saved.get('droprate', 0.5), 'data_dir': data_dir}
+    return {**opts, 'overlap': 0, 'droprate': saved.get('droprate', 0.5), 'data_dir': data_dir}
 
 
 def agree(opts, saved, names, where, advice='Leave it out, or name another run'):

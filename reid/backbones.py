@@ -18,7 +18,7 @@ from contextlib import suppress
 import torch
 from torch.hub import load_state_dict_from_url
 
-from reid import ibn, lite, osnet, timm_nets, torchvision_nets, usam
+from reid import clip_nets, ibn, lite, osnet, timm_nets, torchvision_nets, usam
 from reid.problem import Problem
 from reid.torchvision_nets import chain, refine_convs
 
@@ -60,6 +60,7 @@ def by_hand(name):
 # make(name, stride, height, width) -> the network. maps(net, x). source(name): where its ImageNet weights are to be
 # had. weights(name) -> their tensors, if that takes more than to download the source.
 Backbone = namedtuple('Backbone', 'make maps source weights', defaults=[None])
+CLIP = Backbone(clip_nets.make, clip_nets.maps, clip_nets.source, clip_nets.weights)
 TIMM = Backbone(timm_nets.make, timm_nets.maps, timm_nets.source, timm_nets.weights)
 IBN = Backbone(make_ibn, chain, ibn.url)
 USAM = Backbone(make_usam, usam.maps, lambda name: torchvision_nets.url(name.removesuffix('_usam')))
@@ -77,21 +78,25 @@ BACKBONES = {
 
 
 def find(name):
-    return BACKBONES.get(name, TIMM)
+    return CLIP if name.startswith('clip/') else BACKBONES.get(name, TIMM)
 
 
 def names():
     """For help texts."""
-    return [*sorted(BACKBONES), 'timm/NAME']
+    return [*sorted(BACKBONES), 'timm/NAME', 'clip/NAME']
 
 
 def check(name):
     """The name, if there is such a backbone."""
-    if name in BACKBONES or (name.startswith('timm/') and timm_nets.known(name)):
+    for beginning, package in (('timm/', timm_nets), ('clip/', clip_nets)):
+        if name.startswith(beginning) and package.known(name):
+            return name
+    if name in BACKBONES:
         return name
     everyone = list(BACKBONES)
-    with suppress(Problem):  # timm is not here
-        everyone += timm_nets.names()
+    for package in (timm_nets, clip_nets):
+        with suppress(Problem):  # it is not here
+            everyone += package.names()
     near = difflib.get_close_matches(name, everyone, 3, 0.5)
     advice = f'Is one of these meant: {", ".join(near)}?' if near else f'There are {", ".join(names())}'
     raise Problem(f'there is no backbone {name}. {advice}')
@@ -101,9 +106,12 @@ def check(name):
 # 2. networks and maps
 
 
-def trunk(name, stride=2, height=256, width=128):
-    """A network with random weights, for pictures of height x width. Some take others as well."""
-    return find(check(name)).make(name, stride, height, width)
+def trunk(name, stride=2, height=256, width=128, overlap=0):
+    """A network with random weights, for pictures of height x width. Some take others as well. `overlap`: of the
+    patches of CLIP's vision transformers, in pixels."""
+    if overlap and find(check(name)) is not CLIP:
+        raise clip_nets.apart(name)
+    return find(check(name)).make(name, stride, height, width, **({'overlap': overlap} if overlap else {}))
 
 
 def maps(name, net, x):
@@ -138,13 +146,21 @@ NEW = ('usam_',)  # how names begin that no file of ImageNet weights has
 
 def unused(net):
     """How the names of the last layers begin, which have no part in the maps: a file may lack them."""
+    if is_clip(net):
+        return ()
     last = getattr(net, 'pretrained_cfg', {}).get('classifier') or ('fc', 'classifier', 'head', 'heads')
     return tuple(f'{name}.' for name in ([last] if isinstance(last, str) else last))
+
+
+def is_clip(net):
+    return type(net).__module__.startswith('open_clip.')
 
 
 def imagenet(name, net):
     """A whole state_dict for net: what the file lacks, or has for other classes, is as it was in net."""
     backbone = find(name)
+    if backbone is CLIP:
+        raise Problem(f'{name} was not trained on ImageNet: --weights openai, none, or a file')
     source = backbone.source(name)
     try:
         file = backbone.weights(name) if backbone.weights else download(source)
@@ -160,6 +176,14 @@ def imagenet(name, net):
         raise Problem(f'the ImageNet weights of {name} lack {len(absent)} of its tensors, such as {absent[0]}')
     state.update((key, value) for key, value in file.items() if key in state and value.shape == state[key].shape)
     return state
+
+
+def openai(name, net):
+    """The same of OpenAI's weights, for the image encoder of a CLIP."""
+    if find(name) is not CLIP:
+        raise Problem(f'--weights openai are those of clip/ViT-B-16 and its likes, and not of {name}')
+    state = clip_nets.renamed(clip_nets.weights(name))
+    return translate({key.removeprefix('model.'): value for key, value in state.items()}, net)
 
 
 def download(url):
@@ -178,6 +202,8 @@ def translate(state, net):
     """The tensors of a file, its names and sizes brought to those of net. What fits already is left alone."""
     if not lacking(state, net):
         return state
+    if is_clip(net):
+        return clip_nets.translate(state, net)
     if type(net).__module__.startswith('timm.'):
         return timm_nets.translate(state, net)
     return torchvision_nets.translate(lite.translate(state), net)
