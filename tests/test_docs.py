@@ -20,6 +20,7 @@ from conftest import ROOT
 import make
 import train
 from reid import cli
+from reid.files import read_rows
 from reid.problem import Problem
 
 FOLDERS = ('docs', 'tutorial', '.github', 'configs', 'examples', 'benchmarks', 'requirements', 'results')
@@ -391,3 +392,45 @@ def test_both_languages_have_the_same_commands_and_headings(path):
     assert other.is_file()
     assert [level for level, _ in headings(path)] == [level for level, _ in headings(other)]
     assert commands(path) == commands(other)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# from_upstream.md: which flag became what
+
+UPSTREAM = ROOT / 'tutorial/from_upstream.md'
+THEIRS = """gpu_ids name data_dir train_all batchsize color_jitter erasing_p DG lr weight_decay total_epoch fp16 bf16
+cosine FSGD wa linear_num stride droprate use_dense use_swin use_swinv2 use_dino use_efficient use_NAS use_hr
+use_convnext ibn usam PCB warm_epoch arcface circle cosface contrast instance instance_id ins_gamma triplet lifted
+sphere adv aiter which_epoch test_dir multi ms query_index k1 k2 lamb batch total warm"""
+
+
+def flags():
+    """(script, what was typed, what is typed now) of each row of its tables."""
+    for block in re.findall(r'<!-- flags: (.*)', UPSTREAM.read_text(encoding='utf-8').replace('\n', '\f')):
+        for table in block.split('<!-- flags: '):
+            script = table.partition(' -->')[0]
+            for line in table.split('\f\f')[1].split('\f')[2:]:
+                old, new = (re.search(r'`(--[^`]*)`', cell) for cell in line.strip('| ').split(' | '))
+                yield script, old[1], new[1] if new else old[1]
+
+
+@pytest.mark.parametrize(('script', 'old', 'new'), list(flags()))
+def test_an_old_flag_and_what_it_is_called_now_say_the_same(script, old, new):
+    parser = module_of(script).options()
+    before, after = (vars(cli.parse(parser, words.split())) for words in (old, new))
+    ours = {'command', 'given'}
+    assert {k: v for k, v in before.items() if k not in ours} == {k: v for k, v in after.items() if k not in ours}
+    assert set(before['given']) == set(after['given'])
+
+
+def test_every_flag_of_the_baseline_is_in_the_tables():
+    told = {word for _, old, _ in flags() for word in re.findall(r'--\w+', old)}
+    assert {f'--{flag}' for flag in THEIRS.split()} == told
+    assert {*cli.ALIASES, *cli.LOSSES} <= told
+
+
+def test_what_is_quoted_as_published_is_what_the_table_of_published_figures_has():
+    rows = read_rows(ROOT / 'results/published.csv')
+    for recipe, rank1, score in re.findall(r'\| `(\w+)` \| ([\d.]+) / ([\d.]+)', UPSTREAM.read_text(encoding='utf-8')):
+        (row,) = [row for row in rows if row['recipe'] == recipe]
+        assert (row['rank1'], row['map'], row['kind']) == (rank1, score, 'trapezoid')
