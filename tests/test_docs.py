@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from conftest import ROOT
 
 import make
@@ -380,6 +381,14 @@ def test_links_and_anchors_are_found(tmp_path):
     (tmp_path / 'x.md').write_text(text + '## 训练\n`[no](no)`\n')
     assert links(tmp_path / 'x.md') == ['y.md#z', 'p.png', 'q.png', 's.md']
     assert anchors(tmp_path / 'x.md') == {'a-b-c', 'a-b-c-1', '训练'}
+
+
+def test_the_citation_says_what_is_needed_of_one():
+    said = yaml.safe_load((ROOT / '.github/CITATION.cff').read_text(encoding='utf-8'))
+    assert {'cff-version', 'message', 'title', 'authors'} <= set(said)
+    assert said['title'] == headings(ROOT / 'README.md')[0][1]
+    assert said['license'] == (ROOT / 'LICENSE').read_text(encoding='utf-8').split()[0]
+    assert said['authors'][0]['name'] in (ROOT / 'LICENSE').read_text(encoding='utf-8')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
