@@ -20,14 +20,17 @@ import re
 import signal
 import socket
 import sys
+from argparse import Namespace
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 import utils
-from reid import cli, detecting, index, page, service, settings
+from reid import cli, detecting, index, machine, page, runtime, service, settings
+from reid.page_start import Start
 from reid.problem import Problem
 
 
@@ -85,7 +88,8 @@ def options():
 def main(opts):
     token = token_of(os.environ)
     with bound(opts.host, opts.port) as listening, opened(opts) as kept:
-        embedder = network(opts, kept)
+        start = starting(opts, kept, token)
+        embedder, opts = network(opts, kept, start)
         limits = service.LIMITS._replace(
             batchsize=opts.batchsize,
             wait=opts.wait_ms / 1000,
@@ -93,7 +97,7 @@ def main(opts):
             bytes=opts.max_mb * 10**6,
             pixels=opts.max_mpixels * 10**6,
         )
-        pages, why = pages_of(opts, kept, token)
+        pages, why = pages_of(opts, kept, token, start)
         api = service.app(embedder, kept, limits, token, local=is_local(opts.host), page=pages)
         server = uvicorn_server(api)
         with told(opts.host, opts.port):
@@ -115,30 +119,54 @@ def opened(opts):
     return index.open(opts.index)
 
 
-def network(opts, kept):
-    """The network that was asked for, else that of the index."""
+def network(opts, kept, start=None):
+    """The network that was asked for, else that of the index; as was chosen on the page where nothing was typed. -> it
+    and the options that hold."""
     if opts.threads:
         torch.set_num_threads(opts.threads)
-    embedder = utils.embedder(opts, kept, opts.index, torch.get_num_threads())
+    chosen = start.chosen() if start else {}
+    try:
+        found = with_choice(opts, kept, chosen)
+    except Problem as problem:
+        if not chosen:
+            raise
+        print(f'what was chosen on the page cannot be: {problem}', file=sys.stderr)
+        found, chosen = with_choice(opts, kept, {}), {}
+    if start:
+        start.now |= chosen
     torch.backends.cudnn.benchmark = False  # batches are of any size, and it would try out each of them
-    return embedder
+    return found
 
 
-def pages_of(opts, kept, token):
+def with_choice(opts, kept, chosen):
+    opts = Namespace(**vars(opts))
+    opts.gpu_ids = devices(opts).get(chosen.get('device'), opts.gpu_ids)
+    if engine := engines(opts, kept).get(chosen.get('engine')):
+        opts.model, opts.runtime = engine
+    return utils.embedder(opts, kept, opts.index, torch.get_num_threads()), opts
+
+
+def page_folder(opts):
+    """Where the page keeps its pictures, or None."""
+    if opts.page_dir or opts.index is None or index.is_milvus(opts.index):
+        return opts.page_dir
+    return Path(opts.index) / 'page'
+
+
+def pages_of(opts, kept, token, start=None):
     """The page, or None and why there is none."""
-    folder = opts.page_dir
+    folder = page_folder(opts)
     if kept is None:
         return None, 'none without --index'
     if token:
         return None, 'none with REID_TOKEN: the API alone, for a browser does not send the token'
-    if folder is None and index.is_milvus(opts.index):
+    if folder is None:
         return None, 'none with Milvus, unless --page_dir names a folder for its pictures'
     if opts.detector not in detecting.DETECTORS and not Path(opts.detector).is_file():
         detecting.load(opts.detector)  # which says what is expected; others are loaded when they are asked for
     names = {Path(opts.detector).name: opts.detector, 'hog': 'hog'}
     detectors = {shown: partial(detector, opts, name) for shown, name in names.items()}
-    pages = page.Pages(folder or Path(opts.index) / 'page', detectors, is_local(opts.host), opts.max_video_mb * 10**6)
-    return pages, None
+    return page.Pages(folder, detectors, is_local(opts.host), opts.max_video_mb * 10**6, start), None
 
 
 def detector(opts, name, least):
@@ -146,7 +174,44 @@ def detector(opts, name, least):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. who may use it
+# 2. what the page may choose, for the next start
+
+
+def starting(opts, kept, token):
+    folder = page_folder(opts)
+    if kept is None or token or folder is None:
+        return None
+    by_options = {'device': {'gpu_ids'}, 'engine': {'model', 'runtime'}}
+    typed = [name for name, names in by_options.items() if names & opts.given]
+    return Start(folder / 'start.json', {'device': devices(opts), 'engine': engines(opts, kept)}, typed)
+
+
+def devices(opts):
+    """{what it is called: --gpu_ids}, that of the command line first."""
+    found = {f'GPU {i}: {torch.cuda.get_device_name(i)}': str(i) for i in range(torch.cuda.device_count())}
+    if torch.backends.mps.is_available():
+        found['GPU'] = '0'
+    found[f'CPU: {machine.describe(torch.device("cpu"))}'] = '-1'
+    wanted = str(opts.gpu_ids).strip('[] ').partition(',')[0]
+    return dict(sorted(found.items(), key=lambda one: one[1] != wanted))
+
+
+def engines(opts, kept):
+    """{what it is called: (--model, --runtime)}, that of the command line first: of a run itself and what export.py has
+    made of it, of a file all that can run it."""
+    files, found = [opts.model] if opts.model else [], {}
+    if not opts.model:
+        found['PyTorch'] = None, opts.runtime
+        files = sorted(utils.run_folder(opts.name or kept.about.get('run') or 'ft_ResNet50').glob('*.onnx'))
+    for path in files:
+        for name, (packages, suffixes, _) in runtime.RUNTIMES.items():
+            if path.suffix in suffixes and find_spec(packages.split()[-1]):
+                found[f'{name}: {path.name}'] = path, name
+    return dict(sorted(found.items(), key=lambda one: opts.runtime is not None and one[1][1] != opts.runtime))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. who may use it
 
 
 def token_of(environment):
@@ -202,7 +267,7 @@ def tell(opts, embedder, kept, token, listening, why=None):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 3. the server
+# 4. the server
 
 
 def uvicorn_server(api):

@@ -8,7 +8,8 @@
     /page/search      a picture -> a person in it -> who it is, as a table and as CSV       page_search.py
     /page/video       videos, pictures -> who was seen when; in a queue                     page_videos.py, page_jobs.py
                                                                               page_looking.py, page_timeline.py
-    /page/settings    threshold, detector, language, colours: a cookie                      here; page_choice.py
+    /page/settings    threshold, detector, tracker, language, colours: a cookie; device     here; page_choice.py,
+                      and engine: from the next start on                                    page_start.py
 
 page_pictures.py keeps pictures, page_html.py answers, and page_texts.py has all that is said.
 
@@ -34,10 +35,11 @@ PATIENCE = 20  # times as long as for pictures
 
 
 class Pages:
-    def __init__(self, folder, detectors, reads=True, video_bytes=VIDEO_BYTES):
-        """reads: pictures of this machine that entries speak of may be shown, to all who may enter."""
+    def __init__(self, folder, detectors, reads=True, video_bytes=VIDEO_BYTES, start=None):
+        """reads: pictures of this machine that entries speak of may be shown, to all who may enter. start: what may be
+        chosen for the next start of the service, reid.page_start.Start."""
         self.folder, self.detectors = Path(folder), {**detectors, 'none': None}
-        self.reads, self.video_bytes, self.parts = reads, video_bytes, []
+        self.reads, self.video_bytes, self.start, self.parts = reads, video_bytes, start, []
 
     def large(self, limits):
         """{address: limits}, where more is taken than elsewhere; it goes to the disk."""
@@ -57,7 +59,7 @@ class Pages:
                 f'{self.folder} cannot be written to ({error}): --page_dir DIR names another folder'
             ) from None
         self.parts = [jobs, pictures]
-        own_routes(api, answers, work)
+        own_routes(api, answers, work, self.start)
         page_people.routes(api, answers, work, pictures)
         page_search.routes(api, answers, work, pictures)
         page_videos.routes(api, answers, work, pictures, jobs)
@@ -71,7 +73,7 @@ class Pages:
             part.close()
 
 
-def own_routes(api, answers, work):
+def own_routes(api, answers, work, start):
     bounds = work.embedder.bounds
 
     @answers.route(api, '/')
@@ -79,7 +81,7 @@ def own_routes(api, answers, work):
         return to('/page/people')
 
     @answers.route(api, '/page')
-    async def start(request):
+    async def entrance(request):
         return to('/page/people')
 
     @answers.route(api, '/page/files/{name}')
@@ -92,7 +94,7 @@ def own_routes(api, answers, work):
     @answers.route(api, '/page/settings', 'GET')
     async def settings(request):
         own = None if isinstance(bounds, Problem) else bounds['same']
-        return answers.page(request, 'settings.html', detectors=list(answers.detectors), own=own)
+        return answers.page(request, 'settings.html', detectors=list(answers.detectors), own=own, start=start)
 
     @answers.route(api, '/page/settings', 'POST')
     async def changed(request):
@@ -102,3 +104,11 @@ def own_routes(api, answers, work):
         response = to('/page/settings', said='said_settings')
         response.set_cookie(**kept(chosen(given, accepted, answers.detectors)))
         return response
+
+    @answers.route(api, '/page/settings/start', 'POST')
+    async def for_later(request):
+        sent = await form(request)
+        if start is None:
+            raise Refused(404, 'nothing can be chosen here for the next start of the service')
+        await work.alone(start.keep, {name: text(sent, name) for name in sent})
+        return to('/page/settings', said='said_start')

@@ -9,8 +9,8 @@ from reid.page_texts import LANGUAGES
 
 COOKIE, YEAR = 'reid', 365 * 24 * 3600
 # threshold: None is that of the network. detector: a name, or 'none', for whole pictures.
-Choice = namedtuple('Choice', 'lang theme top threshold every detector')
-THEMES = ('auto', 'light', 'dark')
+Choice = namedtuple('Choice', 'lang theme top threshold every renew tracker detector')
+THEMES, TRACKERS = ('auto', 'light', 'dark'), ('looks', 'motion')
 
 
 def choice(request, detectors, asked=None):
@@ -28,6 +28,8 @@ def chosen(given, accepted, detectors):
         number(given.get('top'), int, 1, 100) or 10,
         threshold,
         number(given.get('every'), int, 1, 30) or 3,
+        number(given.get('renew'), float, 0.5, 600) or 5.0,
+        given.get('tracker') if given.get('tracker') in TRACKERS else TRACKERS[0],
         given.get('detector') if given.get('detector') in detectors else next(iter(detectors)),
     )
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlencode
 
 from reid.batching import Full
 from reid.filming import clock
-from reid.page_choice import THEMES, choice, kept
+from reid.page_choice import THEMES, TRACKERS, choice, kept
 from reid.page_texts import LANGUAGES, TEXTS
 from reid.problem import Problem
 from reid.service_door import Refused, busy
@@ -126,6 +126,7 @@ class Answers:
             'most': most,
             'LONGEST': LONGEST,
             'themes': THEMES,
+            'trackers': TRACKERS,
             'key': key,
         }
         self.templates.filters |= {'when': when, 'clock': clock}

@@ -102,11 +102,13 @@ class Search:
                 raise Problem(f'a frame has {shape} pixels: that is more than is read here')
             watching.folder(out, [path])
             light = frames.able(out / 'try.webm')
+            how = {name: job[name] for name in ('every', 'renew')}
+            how |= {'batchsize': work.limits.batchsize, 'looks': job['tracker'] == 'looks'}
             film = Film(opened, source['name'], 'video', self.at + 1, None, out, self.wanted, known, light=light)
             self.film = film
             stopped = watching.watch(
                 [film],
-                lambda: Follower(detect, work.embedder, job['every'], batchsize=work.limits.batchsize),
+                lambda: Follower(detect, work.embedder, **how),
                 out,
                 work.embedder.about,
                 say=lambda sentence: None,

@@ -39,8 +39,9 @@ def routes(api, answers, work, pictures, jobs):
         own, wanted = choice(request, answers.detectors), uploads(sent, 'picture')
         detector = own.detector if own.detector != 'none' else next(iter(answers.detectors))
         threshold = thresholds.least(own.threshold, bounds)
-        job = {'id': fresh(), 'who': None, 'threshold': threshold, 'every': own.every, 'whole': own.detector,
-               'detector': detector, 'problem': None, 'rows': [], 'sources': [], 'left_out': 0}  # fmt: skip
+        job = {'id': fresh(), 'who': None, 'threshold': threshold, 'every': own.every, 'renew': own.renew,
+               'tracker': own.tracker, 'whole': own.detector, 'detector': detector,
+               'problem': None, 'rows': [], 'sources': [], 'left_out': 0}  # fmt: skip
         place = jobs.folder / f'{job["id"]}.part'
         try:
             await work.alone(kept, job, place, found, start)

@@ -71,10 +71,12 @@ class Span:
 
 
 class Follower:
-    """One source. detect: of reid.detecting, with the faint boxes (least=tracking.LOW)."""
+    """One source. detect: of reid.detecting, with the faint boxes (least=tracking.LOW). looks: they help to follow
+    somebody; else motion alone does, which is quicker."""
 
-    def __init__(self, detect, embedder, every=EVERY, renew=RENEW, batchsize=32, alike=None):
+    def __init__(self, detect, embedder, every=EVERY, renew=RENEW, batchsize=32, alike=None, looks=True):
         self.detect, self.embedder, self.every, self.renew, self.batchsize = detect, embedder, every, renew, batchsize
+        self.by_looks = looks
         self.tracker = tracking.Tracker(alike=alikeness(embedder.bounds) if alike is None else alike)
         self.due = 0  # the number of the next frame to look at
         self.before = None  # the last that was looked at
@@ -115,9 +117,11 @@ class Follower:
         frame, boxes, picture = moment.frame, moment.boxes, moment.frame.picture
         cut = self.before is not None and tracking.cut(picture, self.before)
         self.before = picture
-        told = self.tracker.update(
-            frame.time, boxes, moment.scores, lambda rows: self.describe([crop(picture, boxes[j]) for j in rows]), cut
-        )
+
+        def looks(rows):
+            return self.describe([crop(picture, boxes[j]) for j in rows])
+
+        told = self.tracker.update(frame.time, boxes, moment.scores, looks if self.by_looks else None, cut)
         for track in told:
             moment.rows += self.rows(track)
             self.keep(track, picture, boxes)

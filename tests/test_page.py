@@ -22,8 +22,10 @@ from test_serve import ABOUT, DIM, FAKE, LONG, NAMES, SIZE, coded, describe, ser
 import serve
 from reid import data, frames, index, page_choice, page_html, page_jobs, page_pictures, page_timeline, service
 from reid.page import Pages
+from reid.page_start import Start
 from reid.page_texts import LANGUAGES, TEXTS
 from reid.problem import Problem
+from reid.video import Follower
 
 pytest.importorskip('jinja2')
 
@@ -435,10 +437,43 @@ def test_settings_are_kept_and_odd_ones_are_not(client):
         'theme': '"><script>',
     }
     said = read(client.post('/page/settings', data=odd))
-    assert (said.all('input', 'value'), said.all('html', 'data-theme')) == (['', '10', '3'], [])
+    assert (said.all('input', 'value'), said.all('html', 'data-theme')) == (['', '10', '3', '5'], [])
     for cookie in ('reid=%00;', 'reid=top=1&top=2', 'reid="', 'reid=' + 'x' * 3000):
         client.cookies.clear()
         assert client.get('/page/settings', headers={'Cookie': cookie}).status_code == 200
+
+
+def test_what_needs_another_start_is_kept_and_says_so(kept, tmp_path):
+    start = Start(tmp_path / 'start.json', {'device': {'GPU 0': '0', 'CPU': '-1'}, 'engine': ['PyTorch']}, ['engine'])
+    pages = Pages(kept.folder / 'page', {'fake': lambda least: people_in}, start=start)
+    with serving(FAKE, kept, page=pages, local=True) as client:
+        client.follow_redirects = True
+        said = read(client.get('/page/settings'))
+        assert 'From the next start of the service' in said.text
+        assert [own.get('disabled') for tag, own in said.elements if own.get('id') in ('device', 'engine')] == [
+            None,
+            None,
+        ]
+        assert [own['id'] for tag, own in said.elements if 'disabled' in own] == ['engine']
+        said = read(client.post('/page/settings/start', data={'device': 'CPU', 'engine': 'PyTorch'}))
+        assert 'It holds from the next start' in said.text
+        assert 'Now: GPU 0' in said.text  # still
+        assert start.chosen() == {'device': 'CPU'}
+        for odd in ({'device': '/etc/passwd'}, {'device': ''}, {'x': 'y' * 10_000}):
+            assert client.post('/page/settings/start', data=odd).status_code == 200
+        assert start.chosen() == {'device': 'CPU'}
+    with page(kept, tmp_path / 'other') as client:
+        assert client.post('/page/settings/start', data={'device': 'CPU'}).status_code == 404
+
+
+def test_people_are_followed_as_it_was_chosen(client, kept, film, monkeypatch):
+    how = []
+    monkeypatch.setattr(
+        'reid.page_looking.Follower', lambda *args, **given: how.append(given) or Follower(*args, **given)
+    )
+    client.post('/page/settings', data={'tracker': 'motion', 'renew': '0.5', 'every': '2'})
+    assert over(client, start(client, film)) == 'done'
+    assert [(own['looks'], own['renew'], own['every']) for own in how] == [(False, 0.5, 2)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -956,7 +991,7 @@ def test_whoever_has_no_mouse_sees_where_he_is(tab):
     page = tab.page
     page.goto('/page/settings')
     names = []
-    for _ in range(16):
+    for _ in range(18):
         page.keyboard.press('Tab')
         name, width = page.evaluate(
             '[(document.activeElement.id || document.activeElement.textContent).trim(),'
@@ -965,7 +1000,7 @@ def test_whoever_has_no_mouse_sees_where_he_is(tab):
         names.append(name)
         assert width == '3px', name
     assert names[:3] == ['To the content', 'Person re-ID', 'People']
-    assert {'threshold', 'top', 'detector', 'every', 'lang', 'theme', 'Save'} <= set(names)
+    assert {'threshold', 'top', 'detector', 'every', 'renew', 'tracker', 'lang', 'theme', 'Save'} <= set(names)
 
 
 def test_without_a_script_all_is_done_as_well(client, browser, kept, film):

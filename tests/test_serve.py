@@ -809,6 +809,44 @@ def test_serve_py_serves_a_run_and_its_index(place, tmp_path, monkeypatch):
         np.testing.assert_allclose(kept.vectors([1])[0], alone[0], atol=1e-5)
 
 
+def test_what_was_chosen_on_the_page_holds_from_the_next_start(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (place / 'model/a/a.onnx').write_bytes(b'no network')
+    (place / 'people/page').mkdir(exist_ok=True)
+
+    def begun(*words):
+        opts = cli.parse(serve.options(), ['--index', 'people', *words])
+        with index.open('people') as kept:
+            start = serve.starting(opts, kept, None)
+            return start, *serve.network(opts, kept, start)
+
+    try:
+        start, embedder, opts = begun()
+        cpu = next(name for name in start.choices['device'] if name.startswith('CPU'))
+        assert start.now['engine'] == 'PyTorch' and 'onnx: a.onnx' in start.choices['engine']
+        start.keep({'device': cpu, 'engine': 'rm -rf /', 'other': 'x'})
+        start, embedder, opts = begun()
+        assert (opts.gpu_ids, start.now, start.next()) == ('-1', {'device': cpu, 'engine': 'PyTorch'}, start.now)
+        start.keep({'engine': 'onnx: a.onnx'})
+        asked = []
+        monkeypatch.setattr(utils, 'embedder', lambda opts, *_: asked.append((opts.model, opts.runtime)) or embedder)
+        start, _, _ = begun()
+        assert (
+            asked == [(place.relative_to(place) / 'model/a/a.onnx', 'onnx')] and start.now['engine'] == 'onnx: a.onnx'
+        )
+        monkeypatch.undo()
+        monkeypatch.chdir(place)
+        start, again, opts = begun()  # it cannot be used: the service starts all the same
+        assert 'cannot be: ' in capsys.readouterr().err and again.about == embedder.about and opts.model is None
+        assert begun('--gpu_ids', '0')[0].chosen() == {'engine': 'onnx: a.onnx'}  # what is typed goes before
+        for odd in ('', '[]', '{"device": 5}', '{"device": []}', '"x"', '\xff'):
+            (place / 'people/page/start.json').write_text(odd)
+            assert begun()[0].chosen() == {}
+    finally:
+        (place / 'model/a/a.onnx').unlink()
+        (place / 'people/page/start.json').unlink(missing_ok=True)
+
+
 SLOW = """
 import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
@@ -816,8 +854,8 @@ import serve
 from reid import cli
 from test_serve import FAKE, describe
 
-def network(opts, kept):
-    return FAKE._replace(describe=lambda x: time.sleep(0.7) or describe(x))
+def network(opts, kept, start):
+    return FAKE._replace(describe=lambda x: time.sleep(0.7) or describe(x)), opts
 
 serve.network = network
 cli.start(serve.main, serve.options, ['--index', 'people', '--batchsize', '3', '--wait_ms', '0', *sys.argv[1:]])
