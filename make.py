@@ -20,6 +20,11 @@ CORE = ('numpy', 'scipy', 'matplotlib', 'yaml', 'tqdm', 'PIL')
 TOOLS = ('pytest', 'hypothesis', 'ruff')
 CONSTRAINTS = 'requirements/constraints.txt'
 ALONE = 'requirements/alone.txt'  # without the packages that these ask for
+HELP_ON_WINDOWS = (
+    '\nOn Windows it needs the Visual C++ runtime: https://aka.ms/vs/17/release/vc_redist.x64.exe'
+    if os.name == 'nt'
+    else ''
+)
 GIGABYTES = 8 if sys.platform.startswith('linux') else 3  # PyTorch for Linux brings its CUDA libraries along
 
 
@@ -71,8 +76,11 @@ def setup(tools=()):
         stop('the disk is nearly full: the packages need %d GB here, %.1f GB are free in %s' % (GIGABYTES, free, ROOT))
     if not os.path.exists(python):
         print('making an environment in .venv')
-        venv.create(VENV, with_pip=True, clear=True)
+        # Links, as `python -m venv` makes: a copy of the program does not find its library on macOS. Windows needs it.
+        venv.create(VENV, with_pip=True, clear=True, symlinks=os.name != 'nt')
     install(python, tools, constrain=True)
+    if not has_torch(python):
+        stop('PyTorch was installed, and does not import:\n  %s%s' % (last_words(python), HELP_ON_WINDOWS))
     with open(stamp, 'a') as file:
         file.write(wanted + '\n')
     return python
@@ -94,6 +102,13 @@ def has_torch(python):
         return int(subprocess.check_output([python, '-c', code], stderr=subprocess.DEVNULL)) >= 2006
     except (subprocess.CalledProcessError, OSError, ValueError):
         return False
+
+
+def last_words(python):
+    """What Python says when torch does not import."""
+    done = subprocess.Popen([python, '-c', 'import torch, torchvision'], stderr=subprocess.PIPE)
+    lines = done.communicate()[1].decode('utf-8', 'replace').strip().splitlines()
+    return lines[-1] if lines else 'it is older than 2.6'
 
 
 def install(python, tools, constrain=False):
@@ -166,6 +181,8 @@ def demo():
     if python != sys.executable:
         activate = r'.venv\Scripts\activate' if os.name == 'nt' else 'source .venv/bin/activate'
         print('The packages are in .venv, for commands that you type: ' + activate)
+        if os.name == 'nt':
+            print(r'  (if PowerShell does not allow it, type .venv\Scripts\python for python)')
     print('Next: another query (python demo.py --name toy --query_index 42), then a real data set: see README.md')
 
 

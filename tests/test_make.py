@@ -78,6 +78,20 @@ def test_a_failed_install_gets_a_sentence(monkeypatch, capsys):
     assert 'pip could not install' in words_of(lambda: make.install('python', ()), capsys)
 
 
+def test_a_torch_that_does_not_import_is_told_with_its_own_words(bare, monkeypatch, capsys):
+    """Its python is the one that runs the tests, in an environment where torch is a file that cannot be imported."""
+    (bare / 'torch.py').write_text('raise OSError("a library is missing")')
+    monkeypatch.setenv('PYTHONPATH', str(bare))
+    monkeypatch.setattr(make, 'install', lambda python, tools, constrain: None)
+    place = bare / 'venv' / ('Scripts' if make.os.name == 'nt' else 'bin')
+    monkeypatch.setattr('venv.create', lambda *_, **how: (place.mkdir(parents=True), made.append(how)))
+    made = []
+    monkeypatch.setattr(make, 'last_words', lambda python, look=make.last_words: look(sys.executable))
+    said = words_of(make.setup, capsys)
+    assert 'does not import:\n  OSError: a library is missing' in said
+    assert made == [{'with_pip': True, 'clear': True, 'symlinks': make.os.name != 'nt'}]
+
+
 def test_a_complete_environment_is_used_again_until_the_requirements_change(bare, monkeypatch):
     """The second call installs nothing; one with tools does, since they are not there yet."""
     installed = []
