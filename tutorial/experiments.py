@@ -10,10 +10,12 @@ what counts is the difference between two lines. One seed each: two points of Ra
 """
 
 import contextlib
+import copy
 import io
 import math
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,11 +37,11 @@ CPU = torch.device('cpu')
 
 def options():
     parser = cli.parser(__doc__)
-    parser.add_argument('name', nargs='?', metavar='NAME', help=', '.join(EXPERIMENTS))
+    parser.add_argument('names', nargs='*', metavar='NAME', help=', '.join(EXPERIMENTS))
     parser.add_argument('--list', action='store_true', help='the question of each experiment')
     parser.add_argument('--data_dir', default='data/toy', help='the prepared tree (default data/toy)')
-    parser.add_argument('--epochs', default=10, type=settings.positive, help='default 10')
-    parser.add_argument('--ids', default=160, type=settings.positive, help='people to learn from (default 160)')
+    parser.add_argument('--epochs', default=12, type=settings.positive, help='default 12')
+    parser.add_argument('--ids', default=100, type=settings.positive, help='people to learn from (default 100)')
     parser.add_argument('--seed', default=0, type=int, help='another one shows what is chance (default 0)')
     parser.add_argument('--keep', action='store_true', help='write what is printed to tutorial/output/ as well')
     return parser
@@ -50,14 +52,17 @@ def main(opts):
         for name, experiment in EXPERIMENTS.items():
             print(f'{name:12s} {experiment.__doc__.splitlines()[0]}')
         return
-    if opts.name not in EXPERIMENTS:
-        raise Problem(f'one of these is expected: {", ".join(EXPERIMENTS)}; --list says what each asks')
-    heard = Heard(sys.stdout)
-    with contextlib.redirect_stdout(heard):
-        EXPERIMENTS[opts.name](Bench(opts))
-    if opts.keep:
-        path = ROOT / 'tutorial/output' / f'experiment_{opts.name}.txt'
-        path.write_text(f'$ python tutorial/experiments.py {opts.name}\n{heard.getvalue()}', encoding='utf-8')
+    unknown = [name for name in opts.names if name not in EXPERIMENTS]
+    if unknown or not opts.names:
+        raise Problem(f'some of these are expected: {", ".join(EXPERIMENTS)}; --list says what each asks')
+    bench = Bench(opts)
+    for name in opts.names:
+        heard = Heard(sys.stdout)
+        with contextlib.redirect_stdout(heard):
+            EXPERIMENTS[name](bench)
+        if opts.keep:
+            path = ROOT / 'tutorial/output' / f'experiment_{name}.txt'
+            path.write_text(f'$ python tutorial/experiments.py {name}\n{heard.getvalue()}', encoding='utf-8')
 
 
 class Heard(io.StringIO):
@@ -77,21 +82,39 @@ class Heard(io.StringIO):
 
 
 class Bench:
+    """Nothing is loaded or learnt before it is needed, and the plain network is learnt once."""
+
     def __init__(self, opts):
-        self.opts = opts
-        root = data.tree(opts.data_dir, ['train_all', 'query', 'gallery'])
-        everyone = data.people(root, 'train_all')
-        known = sorted(set(everyone.ids))[: opts.ids]
-        self.train = data.choose(everyone, [i for i, name in enumerate(everyone.ids) if name in set(known)])
-        self.query, self.gallery = (data.people(root, part) for part in ('query', 'gallery'))
-        self.numbers = data.numbers(self.query, self.gallery)
-        self.shown = [self.pictures(part.paths) for part in (self.query, self.gallery)]
+        self.opts, self.known = opts, None
+
+    @cached_property
+    def tree(self):
+        return data.tree(self.opts.data_dir, ['train_all', 'query', 'gallery'])
+
+    @cached_property
+    def train(self):
+        """The first --ids people of the training set."""
+        everyone = data.people(self.tree, 'train_all')
+        chosen = set(sorted(set(everyone.ids))[: self.opts.ids])
+        return data.choose(everyone, [i for i, name in enumerate(everyone.ids) if name in chosen])
+
+    @cached_property
+    def asked(self):
+        """Query and gallery: people, numbers and pictures of each."""
+        parts = [data.people(self.tree, part) for part in ('query', 'gallery')]
+        pictures = [self.pictures(part.paths) for part in parts]
+        return list(zip(parts, data.numbers(*parts), pictures, strict=True))
 
     def pictures(self, paths):
         """uint8 (N, 3, H, W)"""
         return torch.from_numpy(decoded(paths)).permute(0, 3, 1, 2)
 
-    def learn(self, people=None, labels=None, batches=None, zero_grad=True, vary=None, loss=None, lr=0.1):
+    def plain(self):
+        """The network that the others are compared with, and its error: a copy, for some are changed afterwards."""
+        self.known = self.known or self.learn()
+        return copy.deepcopy(self.known[0]), self.known[1]
+
+    def learn(self, people=None, labels=None, batches=None, zero_grad=True, vary=None, loss=None, lr=0.1, times=1):
         """Train a network from scratch -> (network, the share of wrong answers in the last epoch)."""
         opts, people = self.opts, people or self.train
         names = sorted(set(people.ids))
@@ -102,10 +125,11 @@ class Bench:
         order = batches or cache.turns(len(labels), 32, train=True)
         batches = cache.Batches(torch.from_numpy(decoded(people.paths)), labels, CPU, order)
         optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=2e-3)
-        steps = opts.epochs * len(batches)
+        epochs = opts.epochs * times
+        steps = epochs * len(batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: course(step / steps))
         net.train()
-        for epoch in range(1, opts.epochs + 1):
+        for epoch in range(1, epochs + 1):
             wrong = seen = 0
             if hasattr(order, 'set_epoch'):
                 order.set_epoch(epoch)
@@ -118,7 +142,7 @@ class Bench:
                     optimizer.zero_grad()
                 schedule.step()
                 wrong, seen = wrong + int((logits.argmax(1) != y).sum()), seen + len(y)
-            progress(f'epoch {epoch}/{opts.epochs}')
+            progress(f'epoch {epoch}/{epochs}')
         progress('')
         return net.eval(), wrong / seen
 
@@ -126,7 +150,7 @@ class Bench:
         """Query and gallery as Features; `how` turns a batch of pictures (B, 3, H, W) into features (B, D)."""
         how = how or (lambda x: features.describe(net, x))
         out = []
-        for part, x, ids in zip((self.query, self.gallery), self.shown, self.numbers, strict=True):
+        for part, ids, x in self.asked:
             with torch.inference_mode():
                 f = torch.cat([how(augment.normalise(batch)) for batch in x.split(128)])
             out.append(Features(f.numpy(), ids, part.cams, None))
@@ -202,13 +226,13 @@ def chance(bench):
     bench.row('random weights', None, figures=ranking.evaluate(query, gallery))
     mean = bench.describe(None, lambda x: F.normalize(F.adaptive_avg_pool2d(x, (6, 1)).flatten(1)))
     bench.row('no network: mean colours of six stripes', None, figures=ranking.evaluate(*mean))
-    bench.row('the same network, trained', *bench.learn())
+    bench.row('the same network, trained', *bench.plain())
 
 
 def zero_grad(bench):
     """What if the gradients are never set back to zero?"""
     header()
-    bench.row('with optimizer.zero_grad()', *bench.learn())
+    bench.row('with optimizer.zero_grad()', *bench.plain())
     bench.row('without', *bench.learn(zero_grad=False))
 
 
@@ -227,7 +251,7 @@ def order(bench):
     header()
     n = len(bench.train.ids)
     sorted_batches = [list(range(i, min(i + 32, n))) for i in range(0, n - 1, 32)]
-    bench.row('shuffled anew in every epoch', *bench.learn())
+    bench.row('shuffled anew in every epoch', *bench.plain())
     bench.row('in the order of the folders', *bench.learn(batches=sorted_batches))
 
 
@@ -235,7 +259,7 @@ def augmentation(bench):
     """What do mirroring, shifting and erasing add in training?"""
     header()
     bench.row('pictures as they are', *bench.learn(vary=augment.normalise))
-    bench.row('mirrored and shifted', *bench.learn())
+    bench.row('mirrored and shifted', *bench.plain())
     bench.row('and partly erased', *bench.learn(vary=augment.Augment(*SIZE, erasing_p=0.5)))
 
 
@@ -257,10 +281,26 @@ def one_camera(bench):
     for who in sorted(set(people)):  # as many pictures of the same people, whatever the camera
         own = [i for i, name in enumerate(train.ids) if name == who]
         mixed += sorted(rng.choice(own, min(len(own), people.count(who)), replace=False).tolist())
-    bench.opts.epochs *= 3  # there are few pictures
     print(f'(camera {camera}: {len(alone)} pictures of {len(set(people))} people, three times the epochs)')
-    bench.row('by all cameras', *bench.learn(data.choose(train, mixed)))
-    bench.row(f'as many, by camera {camera} alone', *bench.learn(data.choose(train, alone)))
+    bench.row('by all cameras', *bench.learn(data.choose(train, mixed), times=3))
+    bench.row(f'as many, by camera {camera} alone', *bench.learn(data.choose(train, alone), times=3))
+
+
+def elsewhere(bench):
+    """What does a network lose that is taken to other cameras?"""
+    header()
+    train, asked = bench.train, bench.asked
+    near = np.isin(train.cams, (1, 2, 3))
+    count = min(near.sum(), (~near).sum())
+    bench.asked = [
+        (data.choose(part, keep), ids[keep], x[torch.from_numpy(keep)])
+        for part, ids, x in asked
+        for keep in [np.flatnonzero(np.isin(part.cams, (4, 5, 6)))]
+    ]
+    print(f'(tested at cameras 4, 5 and 6; {count} pictures to learn from, twice the epochs)')
+    bench.row('trained at 4, 5 and 6', *bench.learn(data.choose(train, np.flatnonzero(~near)[:count]), times=2))
+    bench.row('trained at 1, 2 and 3', *bench.learn(data.choose(train, np.flatnonzero(near)[:count]), times=2))
+    bench.asked = asked
 
 
 def fewer(bench):
@@ -274,10 +314,9 @@ def fewer(bench):
         seen[who] = seen.get(who, 0) + 1
         if seen[who] % 2:
             each.append(i)
-    bench.row(f'all: {len(names)} people, {len(train.ids)} pictures', *bench.learn())
-    bench.opts.epochs *= 2
-    bench.row(f'half of the people, {len(half)} pictures', *bench.learn(data.choose(train, half)))
-    bench.row(f'half of the pictures of each, {len(each)}', *bench.learn(data.choose(train, each)))
+    bench.row(f'all: {len(names)} people, {len(train.ids)} pictures', *bench.plain())
+    bench.row(f'half of the people, {len(half)} pictures', *bench.learn(data.choose(train, half), times=2))
+    bench.row(f'half of the pictures of each, {len(each)}', *bench.learn(data.choose(train, each), times=2))
     print('(half as many pictures, twice the epochs: the same number of steps)')
 
 
@@ -299,7 +338,7 @@ def triplet(bench):
     for title, batches in (('32 by lot', by_lot), ('8 people x 4 pictures', pk)):
         anchors = [len(losses.pairs(torch.tensor([own[i] for i in batch]))[0]) for batch in batches]
         print(f'{title}: {np.mean(anchors):.1f} of 32 pictures have another of their person in the batch')
-    bench.row('cross entropy', *bench.learn())
+    bench.row('cross entropy', *bench.plain())
     bench.row('triplet alone, 32 by lot', bench.learn(batches=by_lot, loss=alone, lr=0.02)[0])
     bench.row('triplet alone, 8 x 4', bench.learn(batches=pk, loss=alone, lr=0.02)[0])
     bench.row('cross entropy + triplet, 8 x 4', *bench.learn(batches=pk, loss=both))
@@ -312,7 +351,7 @@ def triplet(bench):
 def no_flip(bench):
     """What does the mirrored view add to a descriptor?"""
     header()
-    net, error = bench.learn()
+    net, error = bench.plain()
     bench.row('f(x) + f(mirror x)', net, error)
     bench.row('f(x) alone', net, how=lambda x: features.describe(net, x, flip=False))
 
@@ -320,7 +359,7 @@ def no_flip(bench):
 def no_l2(bench):
     """What if features keep their length?"""
     header()
-    net, error = bench.learn()
+    net, error = bench.plain()
     query, gallery = bench.describe(net, lambda x: net.embed(x) + net.embed(x.flip(3)))
     bench.row('cosine: features of unit length', net, error)
     bench.row('product of features as they are', None, figures=scored(query, gallery, query.f @ gallery.f.T))
@@ -333,13 +372,13 @@ def no_l2(bench):
 def train_mode(bench):
     """What if nobody calls model.eval() before the test?"""
     header()
-    net, error = bench.learn()
+    net, error = bench.plain()
     bench.row('model.eval()', net, error)
     net.train()
     query, gallery = bench.describe(net)
     bench.row('left in training mode', None, figures=ranking.evaluate(query, gallery))
     with torch.inference_mode():
-        x = augment.normalise(bench.shown[0][:128])
+        x = augment.normalise(bench.asked[0][2][:128])
         apart = features.describe(net, x[:2])[0] @ features.describe(net, x)[0]
     print(f'(one picture, described among 1 other and among 127 others: cosine {apart:.3f}; in eval mode it is 1)')
 
@@ -347,7 +386,7 @@ def train_mode(bench):
 def scores(bench):
     """Are the scores of the classifier a good descriptor?"""
     header()
-    net, error = bench.learn()
+    net, error = bench.plain()
     bench.row('the feature before the classifier', net, error)
 
     def classified(x):
@@ -362,7 +401,7 @@ def scores(bench):
 def protocol(bench):
     """What if pictures of the query's own camera stay in the ranking?"""
     header()
-    net, error = bench.learn()
+    net, error = bench.plain()
     query, gallery = bench.describe(net)
     bench.row('left out, as the protocol says', net, error, figures=ranking.evaluate(query, gallery))
     apart = query._replace(cams=np.full(len(query.ids), 7))  # a camera that no gallery picture is of
@@ -372,7 +411,7 @@ def protocol(bench):
 def reranking(bench):
     """What do k1 and lambda do in re-ranking?"""
     header()
-    net, error = bench.learn()
+    net, error = bench.plain()
     query, gallery = bench.describe(net)
     bench.row('no re-ranking', net, error, figures=ranking.evaluate(query, gallery))
     for k1, k2, share in ((20, 6, 0.3), (5, 2, 0.3), (80, 6, 0.3), (20, 6, 0.0), (20, 6, 1.0)):
@@ -384,12 +423,15 @@ def reranking(bench):
 def gray(bench):
     """How much of it is colour?"""
     header()
-    net, error = bench.learn()
+    net, error = bench.plain()
     bench.row('pictures in colour', net, error)
-    colours = bench.shown
     weights = torch.tensor(augment.GREY).view(1, 3, 1, 1)
-    bench.shown = [(x * weights).sum(1, keepdim=True).round().byte().expand(-1, 3, -1, -1) for x in colours]
+    colours = bench.asked
+    bench.asked = [
+        (part, ids, (x * weights).sum(1, keepdim=True).round().byte().expand(-1, 3, -1, -1)) for part, ids, x in colours
+    ]
     bench.row('the same network, pictures in gray', net)
+    bench.asked = colours
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -413,26 +455,55 @@ def pool7(bench):
 
 def precision(bench):
     """How far apart are the two average precisions?"""
-    for good in ([0], [1], [1, 2], [0, 9], [0, 1, 2, 3]):
+    cases = {
+        '1': [0],
+        '2': [1],
+        '1, 10': [0, 9],
+        '2, 3': [1, 2],
+        '1 to 10, 1001 to 1007': [*range(10), *range(1000, 1007)],
+    }
+    for at, good in cases.items():
         each = ranking.each([np.array(good)])
-        at = ', '.join(str(rank + 1) for rank in good)
-        print(f'good images at rank {at:12s} standard {each["standard"][0]:.3f}  trapezoid {each["trapezoid"][0]:.3f}')
+        print(f'good images at rank {at:22s} standard {each["standard"][0]:.3f}  trapezoid {each["trapezoid"][0]:.3f}')
 
 
-def parts(bench):
-    """How long does a step take, and where does the time go?"""
-    net = Small(100).train()
-    x = torch.randn(32, 3, *SIZE)
-    y = torch.arange(32)
-    for title, job in (
-        ('forward', lambda: net(x)),
-        ('forward and backward', lambda: F.cross_entropy(net(x)[0][0], y).backward()),
+def collapse(bench):
+    """What does the triplet loss say when all features are the same point?"""
+    torch.manual_seed(bench.opts.seed)
+    y = torch.arange(8).repeat_interleave(4)
+    drawn, apart = torch.randn(32, 192), F.one_hot(y, 192).float()
+    for title, f in (
+        ('drawn at random, as they are', drawn),
+        ('drawn at random, of unit length', losses.unit(drawn)),
+        ('drawn at random, a thousandth as long', drawn / 1000),
+        ('all of them the same', torch.ones(32, 192)),
+        ('each person in a corner of its own', apart),
     ):
-        job()
-        began = time.perf_counter()
-        for _ in range(10):
-            job()
-        print(f'{title:24s} {100 * (time.perf_counter() - began):.0f} ms for 32 pictures')
+        print(f'{title:40s} triplet {float(losses.triplet(f, y)):.3f}   circle {32 * float(losses.circle(f, y)):.3f}')
+
+
+def backbones(bench):
+    """What do other backbones cost, for a picture of 256 x 128?"""
+    print(f'{"":20s} {"million":>8s} {"maps of":>14s} {"stride 1":>14s} {"ms":>7s} {"stride 1":>9s}')
+    x = torch.zeros(4, 3, 256, 128)
+    for name in ('resnet18', 'resnet50', 'densenet121', 'osnet_x1_0', 'osnet_x0_25', 'efficientnet_lite0', 'swin_t'):
+        told, took, count = [], [], 0
+        for stride in (2, 1):
+            try:
+                net = networks.backbones.trunk(name, stride, 256, 128).eval()
+            except Problem:  # there is no last halving to leave out
+                told, took = [*told, '-'], [*took, '-']
+                continue
+            count = sum(
+                p.numel() for n, p in net.named_parameters() if not n.startswith(networks.backbones.unused(net))
+            )
+            with torch.inference_mode():
+                maps = networks.backbones.maps(name, net, x)
+                began = time.perf_counter()
+                networks.backbones.maps(name, net, x)
+            told.append(str(tuple(maps.shape[1:])).replace(' ', ''))
+            took.append(f'{1000 * (time.perf_counter() - began) / len(x):.0f}')
+        print(f'{name:20s} {count / 1e6:8.1f} {told[0]:>14s} {told[1]:>14s} {took[0]:>7s} {took[1]:>9s}')
 
 
 EXPERIMENTS = {
@@ -445,6 +516,7 @@ EXPERIMENTS = {
         augmentation,
         rate,
         one_camera,
+        elsewhere,
         fewer,
         triplet,
         no_flip,
@@ -456,7 +528,8 @@ EXPERIMENTS = {
         gray,
         pool7,
         precision,
-        parts,
+        collapse,
+        backbones,
     )
 }
 

@@ -207,8 +207,8 @@ def cameras(opts):
 
 def network(opts):
     """A picture on its way through the network: maps, a vector, a score for each identity."""
-    tested = Tested(opts.name)
-    model, trained = utils.load_run(opts.name)
+    tested = Tested(opts.before)
+    model, trained = utils.load_run(opts.before)
     picture = tested.picture(tested.query, QUERY_INDEX)
     x = data.test_transform(trained.height, trained.width)(picture)[None]
     with torch.inference_mode():

@@ -1,0 +1,202 @@
+"""What the tutorial shows is what runs, and what it claims can be done: python -m pytest tests/test_tutorial.py"""
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from reid import cli, results
+
+TUTORIAL = ROOT / 'tutorial'
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(f'tutorial_{name}', TUTORIAL / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def walked(card, tmp_path_factory):
+    """A folder with a small toy data set, and an untrained network that was tested on it."""
+    folder = tmp_path_factory.mktemp('tutorial')
+    card('prepare.py', '--dataset', 'toy', '--ids', 12, '--images', 5, cwd=folder)
+    (folder / 'configs').mkdir()
+    shutil.copy(ROOT / 'configs/toy.yaml', folder / 'configs')
+    small = ['--height', 64, '--width', 32, '--batchsize', 8]
+    card('train.py', '--config', 'configs/toy.yaml', '--name', 'toy', '--total_epoch', 1, *small, cwd=folder)
+    assert card('test.py', '--name', 'toy', cwd=folder).returncode == 0
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is shown
+
+
+def test_code_and_output_are_those_of_the_files():
+    pull = tool('pull')
+    for path in pull.documents():
+        text = path.read_text(encoding='utf-8')
+        assert pull.renewed(text, path.name) == text, f'{path.name}: python tutorial/pull.py'
+
+
+SOURCE = """import os
+
+
+class One:
+    @property
+    def a(self):
+        return 1
+
+
+def two():
+    def inner():
+        return 2
+
+    return inner()  # the end
+"""
+
+
+@pytest.mark.parametrize(
+    ('mark', 'expected'),
+    [
+        ('x.py One.a', '@property\ndef a(self):\n    return 1'),
+        ('x.py inner', 'def inner():\n    return 2'),
+        ('x.py "def two" ... "return 2"', 'def two():\n    def inner():\n        return 2'),
+        ('x.py', SOURCE.strip()),
+    ],
+)
+def test_pulling(mark, expected, tmp_path, monkeypatch):
+    pull = tool('pull')
+    monkeypatch.setattr(pull, 'ROOT', tmp_path)
+    (tmp_path / 'x.py').write_text(SOURCE)
+    text = f'before\n<!-- code: {mark} -->\nold\n<!-- end -->\nafter\n'
+    new = pull.renewed(text, 'x.md')
+    assert new == f'before\n<!-- code: {mark} -->\n```python\n{expected}\n```\n<!-- end -->\nafter\n'
+    assert pull.renewed(new, 'x.md') == new
+
+
+@pytest.mark.parametrize('mark', ['gone.py', 'x.py gone', 'x.py "return" ... "end"', 'x.py "def two" ... "gone"'])
+def test_a_mark_that_leads_nowhere_is_a_sentence(mark, tmp_path, monkeypatch):
+    pull = tool('pull')
+    monkeypatch.setattr(pull, 'ROOT', tmp_path)
+    (tmp_path / 'x.py').write_text(SOURCE)
+    with pytest.raises(SystemExit, match='x.md'):
+        pull.renewed(f'before\n<!-- code: {mark} -->\n<!-- end -->\n', 'x.md')
+
+
+def test_a_mark_without_an_end_is_a_sentence():
+    with pytest.raises(SystemExit, match='needs an <!-- end -->'):
+        tool('pull').renewed('before\n<!-- code: make.py -->\n', 'x.md')
+
+
+def test_every_quick_question_has_an_answer():
+    text, answers = ((TUTORIAL / name).read_text(encoding='utf-8') for name in ('README.md', 'answers.md'))
+    asked = re.findall(r'^- (\d+\.\d+) ', text, re.M)
+    chapters = re.findall(r'^## (\d+)\. ', text, re.M)
+    assert asked == [f'{chapter}.{i}' for chapter in chapters for i in (1, 2)]
+    assert re.findall(r'^## (\d+\.\d+)$', answers, re.M) == asked
+    for question in asked:  # and each leads to its own
+        assert f'(answers.md#{question.replace(".", "")})' in text, question
+
+
+def test_the_commands_that_were_recorded_are_those_of_the_text():
+    text = (TUTORIAL / 'README.md').read_text(encoding='utf-8')
+    walk = tool('walk')
+    for name, command in walk.STEPS.items():
+        assert command in text, name
+    known = {*walk.STEPS, *(f'experiment_{name}' for name in tool('experiments').EXPERIMENTS)}
+    assert {path.stem for path in (TUTORIAL / 'output').glob('*.txt')} <= known
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what can be done
+
+
+def test_by_hand_and_by_script_give_the_same(walked, card):
+    shutil.copytree(walked / 'model', walked / 'again/model')
+    done = card('tutorial/by_hand.py', '--name', 'toy', cwd=walked / 'again')
+    hand = dict(re.findall(r'(Rank@\d+): ([\d.]+)', done.stdout))
+    hand |= {kind: value for value, kind in re.findall(r'([\d.]+) \((\w+)\)', done.stdout)}
+    card('evaluate_gpu.py', '--name', 'toy', cwd=walked / 'again')
+    script = json.loads((walked / 'again/model/toy/metrics.json').read_text())
+    assert script['queries_without_good'] == 0
+    names = {f'Rank@{k}': f'rank{k}' for k in (1, 5, 10)}
+    names |= {kind: f'map_{kind}' for kind in ('trapezoid', 'standard')}
+    for ours, theirs in names.items():
+        assert float(hand[ours]) == pytest.approx(script[theirs], abs=1e-6), ours
+    assert 0 < script['map_standard'] < 1
+
+
+def test_the_figures_are_drawn(walked, tmp_path, monkeypatch):
+    monkeypatch.chdir(walked)
+    figures = tool('figures')
+    monkeypatch.setattr(figures, 'QUERY_INDEX', 3)
+    monkeypatch.setattr(figures, 'HARD_INDEX', 5)
+    figures.main(cli.parse(figures.options(), ['--before', 'toy', '--out', str(tmp_path)]))
+    drawn = {path.stem: path for path in tmp_path.glob('*.png')}
+    assert set(drawn) == set(figures.FIGURES)
+    for path in drawn.values():
+        with Image.open(path) as picture:
+            assert picture.width > 500
+            assert picture.convert('RGB').getpixel((0, 0)) == (250, 248, 243)  # a ground of its own
+            assert len(picture.convert('L').getcolors()) > 20  # and something on it
+
+
+def test_the_figures_are_in_the_text():
+    shown = set(re.findall(r'\(figures/(\w+)\.png\)', (TUTORIAL / 'README.md').read_text(encoding='utf-8')))
+    assert shown == {path.stem for path in (TUTORIAL / 'figures').glob('*.png')}
+
+
+def test_experiments_say_what_they_ask(capsys):
+    experiments = tool('experiments')
+    experiments.main(cli.parse(experiments.options(), ['--list']))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(experiments.EXPERIMENTS)
+    assert all(line.endswith('?') for line in lines)
+
+
+@pytest.mark.parametrize('name', ['zero_grad', 'no_l2', 'elsewhere', 'triplet', 'reranking'])
+def test_experiments_run(name, walked, monkeypatch, capsys):
+    """With next to no epochs: that they say the truth with more of them is what tutorial/answers.md is for."""
+    monkeypatch.chdir(walked)
+    experiments = tool('experiments')
+    if name == 'reranking':  # of a gallery of a few dozen
+        monkeypatch.setattr(experiments.rerank, 'rerank', lambda q, g, **how: [(0, q @ g.T)])
+    experiments.main(cli.parse(experiments.options(), [name, '--epochs', '1', '--ids', '6']))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    figures = [row[-2:] for row in rows if re.fullmatch(r'[\d.]+', row[-1]) and row[-1] != 'mAP']
+    assert len(figures) >= 2
+    assert all(0 <= float(value) <= 100 for row in figures for value in row)
+
+
+def test_an_experiment_that_is_none_is_a_sentence(card, tmp_path):
+    done = card('tutorial/experiments.py', 'zero_grda', cwd=tmp_path)
+    assert done.returncode == 2
+    assert 'zero_grad' in done.stderr
+
+
+def test_what_experiments_compare_is_right(walked, monkeypatch):
+    """The bench ranks as evaluate_gpu.py does: shown the features of a result, it gives its figures."""
+    monkeypatch.chdir(walked)
+    (query, gallery), _ = results.load(walked / 'model/toy/pytorch_result.mat', 'query', 'gallery')
+    figures = tool('experiments').scored(query, gallery, query.f @ gallery.f.T)
+    expected = json.loads((walked / 'model/toy/metrics.json').read_text())
+    for name in ('rank1', 'map_trapezoid', 'map_standard'):
+        assert figures[name] == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_walking_keeps_no_trace_of_the_place(tmp_path, monkeypatch, capsys):
+    walk = tool('walk')
+    monkeypatch.setattr(walk, 'STEPS', {'here': 'python -c "import os; print(os.getcwd() + os.sep + str(1))"'})
+    monkeypatch.setattr(walk, 'ROOT', tmp_path)
+    (tmp_path / 'tutorial').mkdir()
+    monkeypatch.setattr(sys, 'argv', ['walk.py'])
+    walk.main(walk.options().parse_args([]))
+    assert (tmp_path / 'tutorial/output/here.txt').read_text() == '1\n'

@@ -1,0 +1,60 @@
+"""Type the commands of the tutorial one after the other, and keep what they print for its pages.
+
+Reads:   nothing; later steps read what earlier ones wrote
+Writes:  tutorial/output/STEP.txt; data/ and model/, as the commands do
+Run:     python tutorial/walk.py
+         python tutorial/walk.py prepare train
+
+`python tutorial/pull.py` then puts the new output into the documents.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = {
+    'prepare': 'python prepare.py --dataset toy',
+    'untrained': 'python train.py --name toy_untrained --config configs/toy.yaml --overwrite --total_epoch 0',
+    'test_untrained': 'python test.py --name toy_untrained',
+    'train': 'python train.py --name toy --config configs/toy.yaml --overwrite',
+    'test': 'python test.py --name toy',
+    'by_hand': 'python tutorial/by_hand.py --name toy',
+    'evaluate': 'python evaluate_gpu.py --name toy',
+    'demo': 'python demo.py --name toy --query_index 73 --heatmap',
+    'rerank': 'python evaluate_rerank.py --name toy',
+}
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('steps', nargs='*', metavar='STEP', help=f'default all: {", ".join(STEPS)}')
+    return parser
+
+
+def main(opts):
+    for name in opts.steps or STEPS:
+        if name not in STEPS:
+            sys.exit(f'{name}: there are {", ".join(STEPS)}')
+        print(f'$ {STEPS[name]}', flush=True)
+        words = shlex.split(STEPS[name])
+        done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        print(done.stdout)
+        if done.returncode:
+            sys.exit(done.returncode)
+        keep(name, done.stdout)
+
+
+def keep(name, text):
+    """What was printed, without the place where this copy of the project lies."""
+    text = re.sub(re.escape(f'{ROOT}/'), '', text)
+    folder = ROOT / 'tutorial/output'
+    folder.mkdir(exist_ok=True)
+    (folder / f'{name}.txt').write_text(text, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main(options().parse_args())
