@@ -230,6 +230,26 @@ def recorded(video, name, every, fps, count, stop, say):
         video.release()
 
 
+def still(path, seconds, most):
+    """The frame of a video at a time, or the last one before it -> the picture, how long the video is (None: nobody
+    knows), frames a second. most: pixels that are read."""
+    cv2, video = opencv(), connect(os.path.abspath(path))
+    try:
+        count, fps = known(video)
+        width, height = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if width * height > most:
+            raise Problem(f'a frame has {width:.0f} x {height:.0f} pixels: that is more than is read here')
+        place = min(round(seconds * fps), count - 1 if count else 10**9)
+        for earlier in (0, 1, 10, 100, place):  # how many frames there are is an estimate
+            video.set(cv2.CAP_PROP_POS_FRAMES, max(0, place - earlier))
+            found, picture = video.read()
+            if found:
+                return rgb(picture), count and count / fps, fps
+        raise Problem(f'{path} is not a video that can be read, or one that was cut off before its index was written')
+    finally:
+        video.release()
+
+
 def streamed(video, again, name, every, patience, stop, say):
     """Frames of a camera or a stream, which may fall silent: then again() is tried, less and less often. Time goes on
     meanwhile."""

@@ -5,6 +5,7 @@
 
     /page/people      who is in the index: pictures, counts; to rename and to remove        page_people.py
     /page/register    pictures -> boxes of people -> a name -> entries                      page_search.py
+    /page/clip        a video -> a frame, which goes on from there                          page_clip.py
     /page/search      a picture -> a person in it -> who it is, as a table and as CSV       page_search.py
     /page/video       videos, pictures -> who was seen when; in a queue                     page_videos.py, page_jobs.py
                                                                               page_looking.py, page_timeline.py
@@ -21,7 +22,7 @@ started again.
 
 from pathlib import Path
 
-from reid import page_people, page_search, page_videos
+from reid import page_clip, page_people, page_search, page_videos
 from reid.page_choice import chosen, kept
 from reid.page_html import WEB, Answers, file, form, text, to
 from reid.page_jobs import Jobs
@@ -45,7 +46,8 @@ class Pages:
         """{address: limits}, where more is taken than elsewhere; it goes to the disk."""
         own = limits._replace(patience=PATIENCE * limits.patience)
         pictures = page_search.FILES * limits.bytes
-        return {'/page/video': own._replace(bytes=self.video_bytes), '/page/register': own._replace(bytes=pictures)}
+        large = {f'/page/{name}': own._replace(bytes=self.video_bytes) for name in ('video', 'clip')}
+        return {**large, '/page/register': own._replace(bytes=pictures)}
 
     def into(self, api, work):
         """Add them to an application."""
@@ -62,6 +64,7 @@ class Pages:
         own_routes(api, answers, work, self.start)
         page_people.routes(api, answers, work, pictures)
         page_search.routes(api, answers, work, pictures)
+        page_clip.routes(api, answers, work, pictures)
         page_videos.routes(api, answers, work, pictures, jobs)
 
         @answers.route(api, '/page/{rest:path}', 'GET', 'POST', 'PUT', 'DELETE')

@@ -3,6 +3,7 @@
     drafts/<id>/draft.json     what was sent: names of files, boxes of people in them
     drafts/<id>/0.upload, ...  as it was sent, to be described; it is never shown
     drafts/<id>/0.jpg, ...     made of it by us, to be shown
+    drafts/<id>/upload         a video, of which a frame is looked for (reid.page_clip)
     thumbs/<id>-<time>.jpg     of an entry
 
 What was sent is there until it is registered, for a day at most. Of more than MOST, or of more than BYTES, the oldest
@@ -99,8 +100,8 @@ class Pictures:
     # -----------------------------------------------------------------------------------------------------------------
     # what was sent
 
-    def take(self, kind, files, detector):
-        """[(name, file)] -> the id of a draft."""
+    def take(self, kind, files, detector, clip=None):
+        """[(name, file)] -> the id of a draft. clip: the address of the video that it is a frame of."""
         self.tidy()
         id, pictures, hindered = fresh(), [], None
         folder = self.drafts / f'{id}.part'
@@ -116,7 +117,7 @@ class Pictures:
                 for which, box in enumerate(boxes):
                     small(picture.crop(box), THUMB).save(folder / f'{place}-{which}.jpg', quality=88)
                 pictures.append({'name': name[-200:], 'size': picture.size, 'boxes': boxes, 'drawn': largest(boxes)})
-            draft = {'kind': kind, 'pictures': pictures, 'hindered': hindered}
+            draft = {'kind': kind, 'pictures': pictures, 'hindered': hindered, 'clip': clip}
             (folder / 'draft.json').write_text(json.dumps(draft), encoding='utf-8')
             os.replace(folder, self.drafts / id)
         except BaseException:

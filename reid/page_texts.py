@@ -64,6 +64,23 @@ TEXTS = {
         'Up to 20 at a time. Several views make somebody easier to find.',
         '每次最多 20 张。多个角度更容易找到此人。',
     ),
+    'from_video': ('Or from a video', '或从视频中选取'),
+    'video': ('Video', '视频'),
+    'hint_clip': (
+        'On the next page you look for a frame that shows the person well.',
+        '下一页选择能清楚看到此人的画面。',
+    ),
+    'title_clip': ('Choose a frame', '选择画面'),
+    'moment': ('Moment', '时刻'),
+    'frame': ('frame', '帧'),
+    'frame_at': ('The frame at {at}', '{at} 的画面'),
+    'this_frame': ('Choose somebody in this frame', '从此画面中选择人物'),
+    'another_frame': ('Another frame', '选择其他画面'),
+    'remove_clip': ('Delete the video', '删除视频'),
+    'about_clip': (
+        'The video is kept for a day at most, so that others in it can be registered.',
+        '视频最多保留一天，以便登记其中的其他人。',
+    ),
     'title_search': ('Search by picture', '以图搜人'),
     'lead_search': (
         'Send a picture, to see who it is and who looks most alike.',
@@ -187,7 +204,7 @@ TEXTS = {
     'about_detector': ('It finds people in pictures and videos.', '用于在图片和视频中找人。'),
     'every': ('In videos, detect in every k-th frame', '视频中每隔 k 帧检测一次'),
     'about_every': ('3 is good; 1 is slower, and misses fewer.', '3 较合适；1 较慢，但遗漏更少。'),
-    'renew': ('In videos, describe again after seconds', '视频中每隔几秒重新描述一次'),
+    'renew': ('In videos, describe again after (seconds)', '视频中重新描述的间隔（秒）'),
     'about_renew': (
         'Somebody who is seen for longer gets a new vector, and may still be known. 5 is good.',
         '停留更久的人会得到新的特征，仍可能被认出。5 较合适。',

@@ -492,6 +492,22 @@ def test_what_browsers_play_shows_each_picture_at_its_time(tmp_path, monkeypatch
     assert shown == [0, 2] + [3] * 4 + [4] * 7 + [6] * 20
 
 
+@pytest.mark.parametrize('ending', ['avi', 'mp4'])
+def test_a_frame_is_that_of_its_time(tmp_path, ending):
+    path = tmp_path / f'v.{ending}'
+    with frames.writer(path, 10, (64, 48)) as save:
+        for i in range(40):
+            save(np.full((48, 64, 3), 6 * i, np.uint8))
+    for seconds, expected in [(0, 0), (0.1, 1), (1.7, 17), (3.9, 39), (4, 39), (5.5, 39), (99, 39)]:
+        picture, length, fps = frames.still(path, seconds, 64 * 48)
+        assert abs(picture.mean() / 6 - expected) < 0.8 and (length, fps) == (4, 10), seconds
+    with pytest.raises(Problem, match='64 x 48 pixels'):
+        frames.still(path, 0, 64 * 48 - 1)
+    (tmp_path / 'x').write_bytes(b'x')
+    with pytest.raises(Problem, match='is not a video'):
+        frames.still(tmp_path / 'x', 0, 99)
+
+
 def test_what_opencv_cannot_write_is_known(tmp_path, monkeypatch):
     monkeypatch.setitem(frames.CODECS, '.webm', ('????',))
     assert not frames.able(tmp_path / 'v.webm') and not os.listdir(tmp_path)

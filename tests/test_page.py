@@ -516,6 +516,7 @@ def test_no_request_is_too_odd(client, kept):
     shown = draft.replace('search', 'draft')
     places = ['/page/thumb/{}', '/page/files/{}', '/page/register/{}', '/page/search/{}', '/page/draft/{}/0.jpg',
               '/page/video/{}', '/page/video/{}/state.json', '/page/video/{}/x', '/page/person?who={}',
+              '/page/clip/{}', '/page/clip/{}/frame.jpg',
               '/page/remove?who={}', '/page/remove?id={}', '/page/people?q={}', '/page/people?lang={}',
               '/page/people?said={}', '/page/{}', draft + '?box={}', draft + '?top={}&threshold={}&detector={}',
               shown + '/{}.jpg', shown + '/0/{}.jpg']  # fmt: skip
@@ -530,6 +531,7 @@ def test_no_request_is_too_odd(client, kept):
         '/page/settings',
         '/page/video',
         '/page/register',
+        '/page/clip',
         draft,
         '/page/video/x/cancel',
     ]
@@ -830,6 +832,44 @@ def test_there_is_an_end_to_what_is_kept(client, kept, film, monkeypatch):
     assert start(client, film)
 
 
+def test_somebody_is_registered_from_a_frame_of_a_video(client, kept, film):
+    sent = client.post('/page/clip', files={'video': ('../<b>.mp4', film)})
+    said = read(sent)
+    assert '../<b>.mp4' in said.text
+    place = sent.url.path
+    assert said.all('input', 'max') == ['3.0']
+    for at, left in [('0', 10), ('2', 50), ('2.9', 68), ('99', 68)]:
+        answer = client.get(f'{place}/frame.jpg?at={at}')
+        shown = np.asarray(Image.open(io.BytesIO(answer.content)), int)
+        assert np.abs(shown - scene((1, left, 20), (2, 250 - left, 50))).mean() < 12, at
+    assert said.all('a', 'href')[-4].endswith('at=0.000')  # a frame before the first
+    chosen = client.post(place, data={'at': '2'})
+    said = read(chosen)
+    assert '../<b>.mp4 0:00:02' in said.text
+    assert f'{place}?at=2.000' in said.all('a', 'href')
+    boxes = [
+        [float(own[side]) for side in ('x', 'y', 'width', 'height')] for tag, own in said.elements if tag == 'rect'
+    ]
+    np.testing.assert_allclose(boxes, [[50, 20, 64, 128], [200, 50, 64, 128]], atol=3)
+    client.post(chosen.url.path, data={'name': 'Bo', 'box0': '1'})
+    assert float(kept.vectors([kept.find()[0].id])[0] @ f(body(2))) > 0.95
+    for odd in ('', 'x', '-1', 'nan', '1e999', '9' * 5000, '%00'):
+        assert (
+            client.get(f'{place}?at={odd}').status_code == client.get(f'{place}/frame.jpg?at={odd}').status_code == 200
+        )
+        assert client.post(place, data={'at': odd}).status_code == 200
+    assert client.get(place.replace('clip', 'register')).status_code == 404  # it is no picture
+    assert client.get(place.replace('clip', 'draft') + '/0.jpg').status_code == 404
+    assert client.get(chosen.url.path.replace('register', 'clip')).status_code == 404
+    assert 'Deleted.' in read(client.post(f'{place}/remove')).text
+    for method, path in [('GET', place), ('GET', f'{place}/frame.jpg'), ('POST', place), ('POST', f'{place}/remove')]:
+        assert client.request(method, path, data={'at': '1'}).status_code == 404
+    for content in (b'', b'x', coded(body(1)), film[: len(film) // 3]):
+        assert client.post('/page/clip', files={'video': ('a.mp4', content)}).status_code == 422
+    assert client.post('/page/clip', files={'picture': film}).status_code == 422
+    assert not [path for path in (kept.folder / 'page' / 'drafts').iterdir() if path.name.endswith('.part')]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # 7. serve.py
 
@@ -967,6 +1007,27 @@ def test_a_browser_sees_how_far_a_video_is(tab, film, kept):
     wait_for(lambda: player.evaluate('player => player.ended'))  # it was played from there on
     assert player.evaluate('player => player.duration') == pytest.approx(3, abs=0.11)
     assert page.url.endswith(page.locator('a.danger').get_attribute('href').removesuffix('/remove'))  # no other page
+
+
+def test_a_browser_looks_for_a_frame_and_draws_the_people_in_it(tab, film, kept):
+    page = tab.page
+    page.goto('/page/register')
+    video = {'name': 'a.mp4', 'mimeType': 'video/mp4', 'buffer': film}
+    page.get_by_label('Video', exact=True).set_input_files(video)
+    page.get_by_role('button', name='Continue').nth(1).click()
+    page.get_by_label('Moment').wait_for()
+    page.wait_for_load_state()  # with its script
+    page.get_by_label('Moment').press('End')
+    page.wait_for_url('**?at=3')
+    page.get_by_role('link', name='−1 s').click()
+    page.get_by_alt_text('The frame at 0:00:02').wait_for()
+    assert fits(page)
+    page.get_by_role('button', name='Choose somebody in this frame').click()
+    page.locator('rect').nth(1).click()
+    page.get_by_label('Name').fill('Bo')
+    page.keyboard.press('Enter')
+    page.get_by_text('Registered.').wait_for()
+    assert float(kept.vectors([kept.find()[0].id])[0] @ f(body(2))) > 0.95
 
 
 def test_a_browser_shows_the_colours_that_were_chosen(tab):

@@ -49,6 +49,11 @@ window.addEventListener('pageshow', () => { // "back" shows the page as it was l
   }
 });
 
+const clip = document.getElementById('clip');
+if (clip) {
+  clip.elements.at.addEventListener('change', () => { location.replace(`?at=${clip.elements.at.value}`); });
+}
+
 const progress = document.getElementById('progress');
 
 async function follow() {
