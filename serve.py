@@ -8,8 +8,8 @@ Run:     python search.py index create people --name ft_ResNet50
          curl -F picture=@other.jpg 'http://127.0.0.1:8000/search?top=5'
 
 Whoever is to use it from elsewhere (--host 0.0.0.0) should have to know a token, in the environment: REID_TOKEN. They
-send it as "Authorization: Bearer TOKEN". It goes over the line as it is: HTTPS is what a server such as nginx adds.
-The page is there without a token only, for a browser does not send one.
+send it as "Authorization: Bearer TOKEN", or log in with it on the page. It goes over the line as it is: HTTPS is what a
+server such as nginx adds.
 SIGTERM and Ctrl-C end it after all that was let in has been answered.
 """
 
@@ -88,7 +88,7 @@ def options():
 def main(opts):
     token = token_of(os.environ)
     with bound(opts.host, opts.port) as listening, opened(opts) as kept:
-        start = starting(opts, kept, token)
+        start = starting(opts, kept)
         embedder, opts = network(opts, kept, start)
         limits = service.LIMITS._replace(
             batchsize=opts.batchsize,
@@ -97,7 +97,7 @@ def main(opts):
             bytes=opts.max_mb * 10**6,
             pixels=opts.max_mpixels * 10**6,
         )
-        pages, why = pages_of(opts, kept, token, start)
+        pages, why = pages_of(opts, kept, start)
         api = service.app(embedder, kept, limits, token, local=is_local(opts.host), page=pages)
         server = uvicorn_server(api)
         with told(opts.host, opts.port):
@@ -153,13 +153,11 @@ def page_folder(opts):
     return Path(opts.index) / 'page'
 
 
-def pages_of(opts, kept, token, start=None):
+def pages_of(opts, kept, start=None):
     """The page, or None and why there is none."""
     folder = page_folder(opts)
     if kept is None:
         return None, 'none without --index'
-    if token:
-        return None, 'none with REID_TOKEN: the API alone, for a browser does not send the token'
     if folder is None:
         return None, 'none with Milvus, unless --page_dir names a folder for its pictures'
     if opts.detector not in detecting.DETECTORS and not Path(opts.detector).is_file():
@@ -177,9 +175,9 @@ def detector(opts, name, least):
 # 2. what the page may choose, for the next start
 
 
-def starting(opts, kept, token):
+def starting(opts, kept):
     folder = page_folder(opts)
-    if kept is None or token or folder is None:
+    if kept is None or folder is None:
         return None
     by_options = {'device': {'gpu_ids'}, 'engine': {'model', 'runtime'}}
     typed = [name for name, names in by_options.items() if names & opts.given]

@@ -11,6 +11,7 @@
                                                                               page_looking.py, page_timeline.py
     /page/settings    threshold, detector, tracker, language, colours: a cookie; device     here; page_choice.py,
                       and engine: from the next start on                                    page_start.py
+    /page/login       the token of the service, if it has one                               page_login.py
 
 page_pictures.py keeps pictures, page_html.py answers, and page_texts.py has all that is said.
 
@@ -22,7 +23,7 @@ started again.
 
 from pathlib import Path
 
-from reid import page_clip, page_people, page_search, page_videos
+from reid import page_clip, page_login, page_people, page_search, page_videos
 from reid.page_choice import chosen, kept
 from reid.page_html import WEB, Answers, file, form, text, to
 from reid.page_jobs import Jobs
@@ -49,8 +50,8 @@ class Pages:
         large = {f'/page/{name}': own._replace(bytes=self.video_bytes) for name in ('video', 'clip')}
         return {**large, '/page/register': own._replace(bytes=pictures)}
 
-    def into(self, api, work):
-        """Add them to an application."""
+    def into(self, api, work, sessions=None):
+        """Add them to an application. sessions: of those who have logged in, where there is a token."""
         most = {address.rpartition('/')[2]: limits.bytes for address, limits in self.large(work.limits).items()}
         answers = Answers(self.detectors, str(work.embedder.about['run']), {'search': work.limits.bytes, **most})
         try:
@@ -61,6 +62,9 @@ class Pages:
                 f'{self.folder} cannot be written to ({error}): --page_dir DIR names another folder'
             ) from None
         self.parts = [jobs, pictures]
+        answers.templates.globals['guarded'] = sessions is not None
+        if sessions is not None:
+            page_login.routes(api, answers, sessions)
         own_routes(api, answers, work, self.start)
         page_people.routes(api, answers, work, pictures)
         page_search.routes(api, answers, work, pictures)

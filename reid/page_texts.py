@@ -16,6 +16,17 @@ TEXTS = {
         'Network: {network}. People have rights in pictures of them: store what you may, and delete it when asked.',
         '模型：{network}。人们对自己的影像享有权利：只保存允许保存的内容，并应要求删除。',
     ),
+    # in and out
+    'title_login': ('Log in', '登录'),
+    'token': ('Token', '令牌'),
+    'about_token': (
+        'That of the service (REID_TOKEN). You stay logged in for 12 hours, or until the service ends.',
+        '服务的令牌（REID_TOKEN）。登录有效期为 12 小时，或到服务停止为止。',
+    ),
+    'log_in': ('Log in', '登录'),
+    'log_out': ('Log out', '退出'),
+    'wrong_token': ('This is not the token of the service.', '令牌不正确。'),
+    'said_logged_out': ('You are logged out.', '已退出登录。'),
     # people
     'filter': ('Name contains', '姓名包含'),
     'show': ('Show', '显示'),

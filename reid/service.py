@@ -13,6 +13,7 @@ Nothing of a picture is kept but its descriptor (the page, reid.page, keeps smal
 looked at. Mistakes are answered by a code 4xx and {"detail": sentence}.
 
     service_door.py      who may come in, and with how much
+    service_sessions.py  who has logged in to the page
     service_requests.py  what they bring
     service_work.py      what is done with it, in threads
     service_answers.py   what they get
@@ -32,6 +33,7 @@ from reid.service_answers import Feature, Found, Health, Kept, Page, Removed, Sa
 from reid.service_door import LIMITS, Door, Refused
 from reid.service_metrics import Metrics
 from reid.service_requests import addressed, bodies, given, only_known, seconds
+from reid.service_sessions import Sessions
 from reid.service_work import Work, remove_name
 
 TEXT = """Pictures come as a form: `curl -F picture=@a.jpg 'http://127.0.0.1:8000/search?top=5'`. Where it is one, it
@@ -75,11 +77,13 @@ def app(embedder, index=None, limits=LIMITS, token=None, local=False, page=None)
     status_routes(api, routes, work, metrics)
     api.include_router(routes)
     sentences(api)
-    large = {}
+    large, sessions = {}, None
     if page is not None:
-        page.into(api, work)
+        sessions = Sessions(token) if token else None
+        page.into(api, work, sessions)
         large = page.large(limits)
-    api.add_middleware(Door, metrics=metrics, limits=limits, token=token, local=local, large=large)
+    guard = {'token': token, 'local': local, 'sessions': sessions}
+    api.add_middleware(Door, metrics=metrics, limits=limits, large=large, **guard)
     return api
 
 

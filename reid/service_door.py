@@ -3,7 +3,7 @@
     Door(app, metrics, limits, token, local)      an ASGI application around another one
 
     403  a page of another site asks, from within somebody's browser (without a token only: no page knows that)
-    401  the token is not there, or is another one
+    401  the token is not there, or is another one. Of the page, who has logged in enters; others are sent to do so
     413  the body is larger than limits.bytes: by its Content-Length at once, and counted while it comes
     429  limits.queue requests are inside, or what they hold together is more than HELD bodies of the largest size
     408  a body is not there after limits.patience seconds
@@ -19,6 +19,9 @@ import re
 import time
 from collections import namedtuple
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlencode
+
+from reid import service_sessions
 
 # batchsize: pictures described together. wait: seconds, for others after the first (reid.batching). queue: requests
 # inside. bytes: of a body. pixels: of a picture. patience: seconds for a body.
@@ -49,11 +52,12 @@ class Refused(Exception):
 
 
 class Door:
-    def __init__(self, app, metrics, limits=LIMITS, token=None, local=False, large=None):
+    def __init__(self, app, metrics, limits=LIMITS, token=None, local=False, large=None, sessions=None):
         """local: the service is for this machine alone, and is called by its names alone. large: {address: limits} of
-        those with bodies that go to the disk, and may be larger."""
+        those with bodies that go to the disk, and may be larger. sessions: of the page, if there are both token and
+        page."""
         self.app, self.metrics, self.limits, self.token, self.local = app, metrics, limits, token, local
-        self.large = large or {}
+        self.large, self.sessions = large or {}, sessions
         self.inside = self.held = 0  # the event loop alone changes them
 
     async def __call__(self, scope, receive, send):
@@ -108,7 +112,11 @@ class Door:
         if scope['path'] not in OPEN:
             if self.token is None:
                 self.at_home(headers)
-            elif not hmac.compare_digest(headers.get(b'authorization', b''), b'Bearer ' + self.token.encode()):
+            elif hmac.compare_digest(headers.get(b'authorization', b''), b'Bearer ' + self.token.encode()):
+                pass
+            elif self.sessions is not None and service_sessions.of_page(scope['path']):
+                self.logged_in(scope, headers)
+            else:
                 sentence = 'the header "Authorization: Bearer TOKEN" is expected, with the token of this service'
                 raise Refused(401, sentence, WWW_Authenticate='Bearer')
         length, limits = headers.get(b'content-length', b'0'), self.limits_of(scope)
@@ -124,6 +132,17 @@ class Door:
             raise Refused(403, f'this is http://localhost or http://127.0.0.1; as {host}, it needs a REID_TOKEN')
         if origin and origin.partition('://')[2] != host:
             raise Refused(403, f'a page of {origin} may not ask this without a REID_TOKEN')
+
+    def logged_in(self, scope, headers):
+        host, origin = (headers.get(name, b'').decode('latin-1') for name in (b'host', b'origin'))
+        if origin and origin.partition('://')[2] != host:
+            raise Refused(403, f'a page of {origin} may not ask this')
+        if re.fullmatch(service_sessions.OPEN, scope['path']):
+            return
+        if not self.sessions.known(service_sessions.cookie(headers)):
+            asked = scope['path'] + ('?' + scope['query_string'].decode('latin-1') if scope['query_string'] else '')
+            after = f'?{urlencode({"next": asked})}' if scope['method'] == 'GET' and len(asked) <= 500 else ''
+            raise Refused(303, 'log in at /page/login', Location=f'/page/login{after}', Cache_Control='no-store')
 
     def limits_of(self, scope):
         return self.large.get(scope['path'], self.limits)

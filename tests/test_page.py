@@ -25,6 +25,7 @@ from reid.page import Pages
 from reid.page_start import Start
 from reid.page_texts import LANGUAGES, TEXTS
 from reid.problem import Problem
+from reid.service_sessions import MOST, Sessions, digest
 from reid.video import Follower
 
 pytest.importorskip('jinja2')
@@ -871,7 +872,112 @@ def test_somebody_is_registered_from_a_frame_of_a_video(client, kept, film):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 7. serve.py
+# 7. with a token
+
+TOKEN = 's3cret'
+
+
+def log_in(client, **given):
+    return client.post('/page/login', data={'token': TOKEN, **given})
+
+
+def test_whoever_does_not_know_the_token_sees_the_login_alone(kept):
+    entry = kept.add([{'name': 'Ann'}], f(body(1))[None])[0]
+    with page(kept, token=TOKEN) as client:
+        client.follow_redirects = False
+        for path in (
+            '/',
+            '/page',
+            '/page/people',
+            f'/page/thumb/{entry}',
+            '/page/settings',
+            '/page/nothing',
+            '/page/video',
+            '/page/files/../people',
+            '/page/files%2F..%2Fpeople',
+            '/page/login/x',
+            '/page/loginx',
+            '//page/people',
+        ):
+            answer = client.get(path)
+            assert answer.status_code in (303, 401, 404), path
+            assert b'Ann' not in answer.content
+        for path in ('/page/rename', '/page/remove', '/page/settings', '/page/video', '/page/register', '/page/logout'):
+            answer = client.post(path, data={'who': page_html.key('Ann'), 'name': 'Bo'})
+            assert (answer.status_code, answer.headers['location']) == (303, '/page/login')
+        assert [entry.name for entry in kept.find()] == ['Ann']
+        for path in ('/page/login', '/page/files/style.css', '/page/files/page.js'):
+            assert client.get(path).status_code == 200
+        assert client.get('/gallery').status_code == 401
+        assert client.get('/page/people', headers={'Authorization': f'Bearer {TOKEN}'}).status_code == 200
+
+
+def test_whoever_knows_the_token_gets_a_cookie_that_does_not_say_it(kept, monkeypatch):
+    kept.add([{'name': 'Ann'}], f(body(1))[None])
+    monkeypatch.setattr('reid.page_login.PAUSE', 0)
+    with page(kept, token=TOKEN) as client:
+        for wrong in ('', 'S3cret', 's3cret ', 'x' * 10_000, '密', '\0'):
+            answer = client.post('/page/login', data={'token': wrong})
+            assert 'not the token' in read(answer, 403).text
+            assert 'set-cookie' not in answer.headers
+        asked = client.get('/page/people?q=ann')
+        assert asked.url.path == '/page/login'
+        client.follow_redirects = False
+        answer = log_in(client, next=Reader(asked.text).all('input', 'value')[0])
+        assert (answer.status_code, answer.headers['location']) == (303, '/page/people?q=ann')
+        cookie = answer.headers['set-cookie']
+        number = re.match(r'reid_session=([\w-]{43}); HttpOnly; Max-Age=43200; Path=/; SameSite=strict$', cookie)[1]
+        assert TOKEN not in cookie
+        log_in(client)
+        assert 'Ann' in read(client.get('/page/people')).text
+        assert client.get('/gallery').status_code == 401  # the page, and nothing else
+        for headers in ({'Origin': 'https://elsewhere.org'}, {'Origin': 'null'}):
+            assert client.post('/page/remove', data={'who': page_html.key('Ann')}, headers=headers).status_code == 403
+            assert client.post('/page/login', data={'token': TOKEN}, headers=headers).status_code == 403
+        now = client.cookies['reid_session']
+        client.cookies.clear()
+        for odd in (number, number[:-1], 'x', '', '%00', TOKEN, 'ü'.encode().decode('latin-1')):
+            headers = {'Cookie': f'reid_session={odd}'.encode('latin-1')}
+            assert client.get('/page/people', headers=headers).status_code == 303, (
+                odd
+            )  # the first ended at the second login
+        headers = {'Cookie': f'a=b; reid_session={now}'}
+        assert client.get('/page/people', headers=headers).status_code == 200
+        answer = client.post('/page/logout', headers=headers)
+        assert 'Max-Age=0' in answer.headers['set-cookie']
+        assert client.get('/page/people', headers=headers).status_code == 303  # wherever the cookie was copied to
+        for elsewhere in (
+            'https://elsewhere.org',
+            '//elsewhere.org',
+            '/page/../x',
+            '/page/\\x',
+            '/page/a\r\nb: c',
+            '/gallery',
+        ):
+            answer = log_in(client, next=elsewhere)
+            assert answer.headers['location'] in ('/page/people', '/page/../x')
+        secure = client.post('/page/login', data={'token': TOKEN}, headers={'X-Forwarded-Proto': 'https'})
+        assert 'Secure' in secure.headers['set-cookie']
+
+
+def test_sessions_end():
+    sessions = Sessions(TOKEN)
+    first = sessions.begin()
+    assert sessions.known(first)
+    later = time.time() + 12 * 3600 + 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('time.time', lambda: later)
+        assert not sessions.known(first)
+        second = sessions.begin()
+        assert list(sessions.until) == [digest(second)]  # what is over is forgotten
+        many = [sessions.begin() for _ in range(MOST)]
+        assert not sessions.known(second)
+        assert all(map(sessions.known, many))
+        assert len(sessions.until) == MOST
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 8. serve.py
 
 
 def test_where_there_is_no_page_a_sentence_says_why(kept, tmp_path):
@@ -884,7 +990,7 @@ def test_where_there_is_no_page_a_sentence_says_why(kept, tmp_path):
         host='127.0.0.1',
         max_video_mb=7,
     )
-    pages, why = serve.pages_of(opts, kept, None)
+    pages, why = serve.pages_of(opts, kept)
     assert (pages.folder, list(pages.detectors), pages.reads, why) == (
         kept.folder / 'page',
         ['y.onnx', 'hog', 'none'],
@@ -892,20 +998,19 @@ def test_where_there_is_no_page_a_sentence_says_why(kept, tmp_path):
         None,
     )
     assert pages.large(service.LIMITS)['/page/video'].bytes == 7_000_000
-    assert 'REID_TOKEN' in serve.pages_of(opts, kept, 's3cret')[1]
-    assert '--index' in serve.pages_of(opts, None, None)[1]
+    assert '--index' in serve.pages_of(opts, None)[1]
     milvus = argparse.Namespace(**{**vars(opts), 'index': 'http://host:19530'})
-    assert '--page_dir' in serve.pages_of(milvus, kept, None)[1]
+    assert '--page_dir' in serve.pages_of(milvus, kept)[1]
     own = argparse.Namespace(**{**vars(milvus), 'page_dir': tmp_path / 'own', 'host': '0.0.0.0'})
-    pages, _ = serve.pages_of(own, kept, None)
+    pages, _ = serve.pages_of(own, kept)
     assert (pages.folder, pages.reads) == (tmp_path / 'own', False)
     for name in ('yolox', str(tmp_path / 'none.onnx')):
         with pytest.raises(Problem, match='there is no|pip install'):
-            serve.pages_of(argparse.Namespace(**{**vars(opts), 'detector': name}), kept, None)
+            serve.pages_of(argparse.Namespace(**{**vars(opts), 'detector': name}), kept)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 8. in a browser
+# 9. in a browser
 
 
 @pytest.fixture(scope='module')
@@ -1062,6 +1167,35 @@ def test_whoever_has_no_mouse_sees_where_he_is(tab):
         assert width == '3px', name
     assert names[:3] == ['To the content', 'Person re-ID', 'People']
     assert {'threshold', 'top', 'detector', 'every', 'renew', 'tracker', 'lang', 'theme', 'Save'} <= set(names)
+
+
+def test_a_browser_logs_in_and_out(kept, browser, film):
+    with page(kept, token=TOKEN) as client:
+        context = browser.new_context(
+            base_url=str(client.base_url), locale='zh-CN', viewport={'width': 375, 'height': 740}
+        )
+        tab = context.new_page()
+        tab.goto('/page/settings')
+        tab.get_by_label('令牌').fill('x')
+        tab.keyboard.press('Enter')
+        tab.get_by_text('令牌不正确').wait_for()
+        tab.get_by_label('令牌').fill(TOKEN)
+        tab.keyboard.press('Enter')
+        tab.wait_for_url('**/page/settings')
+        assert tab.evaluate('document.cookie') == ''  # no script reads it
+        assert fits(tab)
+        tab.get_by_role('link', name='登记').click()
+        tab.get_by_label('图片').set_input_files(picture('a.png', coded(body(1))))
+        tab.get_by_role('button', name='继续').first.click()
+        tab.get_by_label('姓名').fill('安')
+        tab.keyboard.press('Enter')
+        tab.get_by_text('已登记').wait_for()
+        tab.get_by_role('button', name='退出').click()
+        tab.get_by_text('已退出登录').wait_for()
+        tab.go_back()
+        tab.reload()
+        tab.get_by_label('令牌').wait_for()
+        context.close()
 
 
 def test_without_a_script_all_is_done_as_well(client, browser, kept, film):

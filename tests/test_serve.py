@@ -817,7 +817,7 @@ def test_what_was_chosen_on_the_page_holds_from_the_next_start(place, monkeypatc
     def begun(*words):
         opts = cli.parse(serve.options(), ['--index', 'people', *words])
         with index.open('people') as kept:
-            start = serve.starting(opts, kept, None)
+            start = serve.starting(opts, kept)
             return start, *serve.network(opts, kept, start)
 
     try:

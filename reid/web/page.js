@@ -59,7 +59,7 @@ const progress = document.getElementById('progress');
 async function follow() {
   try {
     const answer = await fetch(progress.dataset.state, { cache: 'no-store' });
-    if (answer.status === 404) return location.reload();
+    if (answer.status === 404 || answer.redirected) return location.reload();
     const job = await answer.json();
     if (job.state !== progress.dataset.now) return location.reload();
     if (job.part !== null) progress.querySelector('progress').value = job.part;
