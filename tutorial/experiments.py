@@ -341,7 +341,7 @@ def triplet(bench):
     bench.row('cross entropy', *bench.plain())
     bench.row('triplet alone, 32 by lot', bench.learn(batches=by_lot, loss=alone, lr=0.02)[0])
     bench.row('triplet alone, 8 x 4', bench.learn(batches=pk, loss=alone, lr=0.02)[0])
-    bench.row('cross entropy + triplet, 8 x 4', *bench.learn(batches=pk, loss=both))
+    bench.row('cross entropy + triplet, 8 x 4', *bench.learn(batches=pk, loss=both, lr=0.02))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
