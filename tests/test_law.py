@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -80,6 +81,9 @@ def commands(text):
     return found
 
 
+FOLDERS = ('requirements', 'docs', 'tutorial', 'benchmarks')
+
+
 def test_the_trees_name_files_that_are_there_and_all_that_are_there():
     names = set()
     for document in ('README.md', 'docs/files.md'):
@@ -87,10 +91,10 @@ def test_the_trees_name_files_that_are_there_and_all_that_are_there():
         begun = [re.split(r' {2,}', line)[0] for block in blocks for line in block.splitlines()]
         names |= {name for start in begun for name in re.findall(r'([\w./-]+\.(?:py|txt|md|toml))', start)}
     for name in names:
-        places = [ROOT / folder / name for folder in ('', 'reid', 'requirements', 'benchmarks')]
+        places = [ROOT / folder / name for folder in ('', 'reid', *FOLDERS)]
         assert any(place.exists() for place in places), name
-    files = [*ROOT.glob('*.py'), *(ROOT / 'reid').glob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]
-    assert {path.name for path in files} - {'__init__.py'} <= names
+    files = [path for folder in ('', 'reid', *FOLDERS) for path in (ROOT / folder).glob('*.py')]
+    assert {path.name for path in files} - {'__init__.py'} <= {Path(name).name for name in names}
 
 
 def test_every_optional_import_is_inside_a_function():
