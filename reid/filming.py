@@ -5,6 +5,7 @@ Green is the person who was looked for, and nobody else.
 
 import math
 from collections import deque
+from datetime import datetime
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +24,23 @@ def clock(seconds):
     """3723.4 -> '1:02:03'"""
     whole = math.floor(seconds)
     return f'{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}'
+
+
+STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)  # seconds
+
+
+def ticks(begin, length, most):
+    """[(seconds from the beginning, words)] of a timeline, at round times, `most` of them or one more. begin: seconds
+    since 1970, for times by the clock of the day; None: they begin at 0."""
+    step = next((step for step in STEPS if length / step <= most), 86400 * math.ceil(length / most / 86400))
+    local = None if begin is None else datetime.fromtimestamp(begin)
+    day = 0 if local is None else (local - datetime(local.year, local.month, local.day)).total_seconds()
+    at, found = math.ceil(day / step) * step - day, []
+    while at <= length:
+        form = '%m-%d %H:%M' if length > 86400 else '%H:%M' if step >= 60 else '%H:%M:%S'
+        found.append((at, clock(at) if begin is None else datetime.fromtimestamp(begin + at).strftime(form)))
+        at += step
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -123,11 +141,9 @@ def contact(query, found, title, path):
     plots.save(figure, path)
 
 
-def timeline(rows, length, hit, path):
+def timeline(rows, length, hit, path, begin=None):
     """timeline.png. rows: {source: (spans of anybody, spans of hits)}, spans [(from, to)] in seconds of one clock that
-    ends at `length`; hit: who the green ones are, or None."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
+    ends at `length`; hit: who the green ones are, or None; begin: what that clock begins at, as in ticks()."""
     figure = plots.new_figure(figsize=(10, 0.5 * len(rows) + 1.3), layout='constrained')
     axis = figure.subplots()
     least = length / 400  # so that a moment can be seen
@@ -137,8 +153,8 @@ def timeline(rows, length, hit, path):
             axis.broken_barh(bars, (y - high / 2, high), color=colour, lw=0)
     axis.set(xlim=(0, max(length, 1e-3)), ylim=(len(rows) - 0.45, -0.55), yticks=range(len(rows)))
     axis.set_yticklabels(list(rows))
-    axis.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 3, 6, 10]))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: clock(x)))
+    marks = ticks(begin, max(length, 1e-3), 8)
+    axis.set_xticks([at for at, _ in marks], [words for _, words in marks])
     axis.spines[['top', 'right', 'left']].set_visible(False)
     axis.tick_params(axis='y', length=0)
     axis.grid(axis='x', alpha=0.25)

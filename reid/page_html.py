@@ -10,6 +10,7 @@ elsewhere, nor run what stands in the HTML.
 import base64
 import binascii
 import csv
+import errno
 import io
 from datetime import datetime
 from functools import wraps
@@ -174,10 +175,12 @@ def reason(error):
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
 
-    if isinstance(error, Full):
+    if isinstance(error, Full) or isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         error = busy()
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        error = Refused(507, 'the disk of the service is full')
     if isinstance(error, Refused):
-        known = {404: 'gone', 413: 'too_large', 429: 'busy'}
+        known = {404: 'gone', 413: 'too_large', 429: 'busy', 507: 'disk_full'}
         return error.status, error.sentence, getattr(error, 'say', None) or known.get(error.status)
     if isinstance(error, Problem):
         return 503, str(error), None

@@ -2,7 +2,7 @@
 
     Door(app, metrics, limits, token, local)      an ASGI application around another one
 
-    403  a page of another site asks, from within somebody's browser (without a token only: no page knows that)
+    403  a page of another site asks, from within somebody's browser (where no token is sent)
     401  the token is not there, or is another one. Of the page, who has logged in enters; others are sent to do so
     413  the body is larger than limits.bytes: by its Content-Length at once, and counted while it comes
     429  limits.queue requests are inside, or what they hold together is more than HELD bodies of the largest size

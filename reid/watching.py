@@ -191,7 +191,7 @@ def draw_timeline(films, out):
         rows[f'{film.name}, camera {film.camera}'] = spans[False], spans[True]
         length = max(length, film.length + shift)
     hit = wanted.name if wanted and wanted.threshold is not None else None
-    filming.timeline(rows, length, hit, out / 'timeline.png')
+    filming.timeline(rows, length, hit, out / 'timeline.png', begin if known else None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

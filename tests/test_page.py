@@ -3,13 +3,13 @@
 import argparse
 import contextlib
 import csv
+import errno
 import io
 import re
 import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -734,6 +734,30 @@ def test_times_are_those_of_the_clock_once_it_is_known(client, film):
     assert '0:00:00–0:00:02' in read(client.get(place)).text
 
 
+def test_a_full_disk_and_too_many_files_are_sentences(client, kept, film, monkeypatch):
+    for number, status in [(errno.ENOSPC, 507), (errno.EMFILE, 429)]:
+
+        def full(*_, number=number):
+            raise OSError(number, 'x')
+
+        with monkeypatch.context() as patch:
+            patch.setattr('shutil.copyfileobj', full)
+            for place in ('video', 'clip'):
+                read(client.post(f'/page/{place}', files={'video': film}), status)
+    assert [*(kept.folder / 'page' / 'videos').iterdir(), *(kept.folder / 'page' / 'drafts').iterdir()] == []
+
+
+def test_names_of_files_may_be_long_and_odd(client, kept, film):
+    for name in ('x' * 10_000 + '.mp4', '密' * 3000, '../' * 3000, 'a\nb\x00\u202e', 'CON', '.'):
+        answer = client.post('/page/video', files=[('video', (name, film)), ('picture', (name, coded(body(1))))])
+        assert answer.status_code in (200, 400), answer.text
+        client.post(f'{answer.url.path}/remove')
+        answer = client.post('/page/clip', files={'video': (name, film)})
+        assert answer.status_code in (200, 400), answer.text
+    written = {path.name for path in kept.folder.rglob('*')}
+    assert not any(len(name) > 60 for name in written)
+
+
 def test_what_cannot_be_read_among_many_is_named(client, film):
     cut = film[: len(film) // 3]
     place = many(client, ('<i>.mp4', cut), ('b.mp4', film))
@@ -743,19 +767,15 @@ def test_what_cannot_be_read_among_many_is_named(client, film):
     assert 'Who was seen: 2' in said.text
 
 
-def test_ticks_are_round_times():
-    moment = datetime(2026, 11, 21, 23, 59, 58).timestamp()
-    assert page_timeline.ticks(None, 10) == [(0, '0:00:00'), (20, '0:00:02'), (40, '0:00:04'), (60, '0:00:06'),
-                                             (80, '0:00:08'), (100, '0:00:10')]  # fmt: skip
-    assert page_timeline.ticks(moment, 4) == [(0, '23:59:58'), (25, '23:59:59'), (50, '00:00:00'), (75, '00:00:01'),
-                                              (100, '00:00:02')]  # fmt: skip
-    assert page_timeline.ticks(moment, 3600)[0] == (pytest.approx(100 / 1800), '00:00')
-    assert [words for _, words in page_timeline.ticks(moment, 3 * 86400)] == [
-        '11-22 00:00',
-        '11-23 00:00',
-        '11-24 00:00',
-    ]
-    assert len(page_timeline.ticks(moment, 400 * 86400)) in (4, 5)
+def test_a_timeline_has_an_end(monkeypatch):
+    source = {'picture': False, 'seconds': 10, 'start': None}
+    look = {'source': 0, 'spans': [[0, 1], [9.99, 10]]}
+    line = page_timeline.timeline({'sources': [source], 'rows': [{'looks': [look]}] * 15})
+    assert (len(line['rows']), line['more']) == (page_timeline.ROWS, 3)
+    assert line['rows'][2] == {'person': 2, 'bars': [(0, 0, 0, 10), (0, 9.99, 99.5, page_timeline.LEAST)]}
+    assert line['ticks'] == [(0, '0:00:00'), (20, '0:00:02'), (40, '0:00:04'), (60, '0:00:06'), (80, '0:00:08'),
+                             (100, '0:00:10')]  # fmt: skip
+    assert page_timeline.timeline({'sources': [source], 'rows': []}) is None
 
 
 class Slow:

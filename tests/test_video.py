@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -551,6 +552,18 @@ def test_the_clock():
     assert [filming.clock(t) for t in (0, 59.9, 60, 3723.4, 360000)] == [
         '0:00:00', '0:00:59', '0:01:00', '1:02:03', '100:00:00'
     ]  # fmt: skip
+
+
+def test_ticks_are_round_times():
+    moment = datetime(2026, 11, 21, 23, 59, 58).timestamp()
+    assert filming.ticks(None, 10, 5) == [(at, f'0:00:{at:02d}') for at in range(0, 11, 2)]
+    assert filming.ticks(moment, 4, 5) == [
+        (0, '23:59:58'), (1, '23:59:59'), (2, '00:00:00'), (3, '00:00:01'), (4, '00:00:02')
+    ]  # fmt: skip
+    assert filming.ticks(moment, 3600, 5)[0] == (2, '00:00')
+    assert [words for _, words in filming.ticks(moment, 3 * 86400, 5)] == ['11-22 00:00', '11-23 00:00', '11-24 00:00']
+    assert len(filming.ticks(moment, 400 * 86400, 5)) in (4, 5)
+    assert filming.ticks(moment, 0.3, 5) == [(0, '23:59:58')] and filming.ticks(moment + 0.5, 0.3, 5) == []
 
 
 def test_green_is_drawn_for_hits_alone_and_boxes_may_lie_anywhere():
