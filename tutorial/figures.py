@@ -333,7 +333,7 @@ def ranks(opts):
     each = ranking.each([found])
     text = f'{n} good images; AP {each["standard"][0]:.3f} (standard, the mean of the green bars), '
     axis.text(left, 0.08, text + f'{each["trapezoid"][0]:.3f} (trapezoid)', fontsize=8.5, color=INK)
-    own.legend(frameon=False, fontsize=8, loc='lower right')
+    own.legend(frameon=False, fontsize=8, loc='upper right', bbox_to_anchor=(1, 0.93))
     return figure
 
 
@@ -364,12 +364,12 @@ def triplet(opts):
     (first, *_) = samplers.PK(train.ids, 5, 4, seed=1, cams=train.cams)
     ids = np.array([train.ids[i] for i in first])
     pictures = [data.read(train.paths[i]) for i in first]
-    figure = sheet(9.6, 5.0)
+    figure = sheet(9.6, 5.3)
     axis = canvas(figure)
     for left, name, title in ((0.1, opts.before, 'before training'), (4.9, opts.name, 'after')):
         f = described(name, pictures)
         d = np.linalg.norm(f - f[0], axis=1)
-        own = place(figure, left, 0.1, 4.6, 4.6)
+        own = place(figure, left, 0.32, 4.6, 4.6)
         reach = d.max() * 1.2
         own.set(xlim=(-reach, reach), ylim=(-reach, reach))
         same = ids == ids[0]
@@ -381,9 +381,9 @@ def triplet(opts):
         for i, angle in zip(range(1, len(d)), turn[order], strict=False):
             thumbnail(own, pictures[i], d[i] * np.cos(angle), d[i] * np.sin(angle), reach, RIGHT if same[i] else WRONG)
         thumbnail(own, pictures[0], 0, 0, reach, QUERY)
-        axis.text(left + 2.3, 4.75, title, ha='center', fontsize=10.5, color=INK)
+        axis.text(left + 2.3, 5.02, title, ha='center', fontsize=10.5, color=INK)
         text = f'furthest positive {hard:.2f}, nearest negative {near:.2f}'
-        axis.text(left + 2.3, 0.06, text, ha='center', fontsize=8.5, color=INK)
+        axis.text(left + 2.3, 0.1, text, ha='center', fontsize=8.5, color=INK)
     return figure
 
 
