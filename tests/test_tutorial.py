@@ -154,6 +154,21 @@ def test_the_figures_are_in_the_text():
     assert shown == {path.stem for path in (TUTORIAL / 'figures').glob('*.png')}
 
 
+def test_the_film_is_drawn_and_small(tmp_path, monkeypatch):
+    film = tool('film')
+    (tmp_path / 'tutorial').mkdir()
+    (tmp_path / 'model/toy').mkdir(parents=True)
+    shutil.copytree(TUTORIAL / 'output', tmp_path / 'tutorial/output')
+    Image.new('RGB', (1500, 700), 'red').save(tmp_path / 'model/toy/show.png')
+    monkeypatch.setattr(film, 'ROOT', tmp_path)
+    film.main(film.options().parse_args(['--out', str(tmp_path / 'demo.gif')]))
+    with Image.open(tmp_path / 'demo.gif') as drawn:
+        assert drawn.n_frames > 20  # an epoch each, at least
+        drawn.seek(drawn.n_frames - 1)
+        assert drawn.convert('RGB').getpixel((440, 215)) == (255, 0, 0)  # it ends with the ranking
+    assert (TUTORIAL / 'figures/demo.gif').stat().st_size < 1_000_000
+
+
 def test_experiments_say_what_they_ask(capsys):
     experiments = tool('experiments')
     experiments.main(cli.parse(experiments.options(), ['--list']))
@@ -162,7 +177,7 @@ def test_experiments_say_what_they_ask(capsys):
     assert all(line.endswith('?') for line in lines)
 
 
-@pytest.mark.parametrize('name', ['zero_grad', 'no_l2', 'elsewhere', 'triplet', 'reranking'])
+@pytest.mark.parametrize('name', ['zero_grad', 'no_l2', 'elsewhere', 'train_mode', 'reranking'])
 def test_experiments_run(name, walked, monkeypatch, capsys):
     """With next to no epochs: that they say the truth with more of them is what tutorial/answers.md is for."""
     monkeypatch.chdir(walked)
