@@ -112,7 +112,7 @@ class Net(nn.Module):
     `before` the head, or what the head makes of it, `after`.
     """
 
-    parts = 1
+    parts, frozen = 1, False
 
     def __init__(self, trunk, pool, head, loss_feature='after', test_feature='after'):
         super().__init__()
@@ -121,6 +121,7 @@ class Net(nn.Module):
         self.classifier = head
         self.loss_feature, self.test_feature = loss_feature, test_feature
         self.width = head.width if loss_feature == 'after' else trunk.channels
+        self.pieces = [self.width]
         self.dim = head.width if test_feature == 'after' else trunk.channels
 
     def maps(self, x):  # (B, 3, H, W) -> (B, channels, h, w)
@@ -146,7 +147,7 @@ class Net(nn.Module):
 class PCB(nn.Module):
     """Part-based convolutional baseline, arXiv 1711.09349: six horizontal stripes, six classifiers of their own."""
 
-    parts = 6
+    parts, frozen = 6, False
 
     def __init__(self, trunk, pool, nclasses, droprate=0.5, linear_num=256):
         super().__init__()
@@ -156,6 +157,7 @@ class PCB(nn.Module):
         for i in range(self.parts):
             setattr(self, f'classifier{i}', ClassBlock(trunk.channels, nclasses, droprate, linear_num))
         self.width = self.classifier0.width * self.parts
+        self.pieces = [self.width]  # losses compare whole people
         self.dim = trunk.channels * self.parts
 
     def maps(self, x):
@@ -214,6 +216,44 @@ class Clip(nn.Module):
         return [self.classifier, self.projected]
 
 
+class ClipText(nn.Module):
+    """CLIP as it is, while a text is learnt for each identity (reid.clip_texts): the first stage of CLIP-ReID.
+
+    Nothing in it changes, so what it makes of a picture is computed once. Its scores say whose text is alike.
+    """
+
+    parts, frozen = 1, True
+
+    def __init__(self, trunk, pieces, nclasses):
+        super().__init__()
+        self.backbone, self.model = trunk.name, trunk.net
+        self.pieces, self.width, self.dim = pieces[-1:], pieces[-1], trunk.channels
+        self.register_buffer('texts', torch.zeros(nclasses, self.width), persistent=False)
+        self.requires_grad_(False)
+
+    def train(self, mode=True):
+        return super().train(False)
+
+    def maps(self, x):
+        return backbones.maps(self.backbone, self.model, x)
+
+    def pool(self, maps):
+        return maps.flatten(1)
+
+    def seen(self, x):  # (B, 3, H, W) -> (B, width)
+        return clip_nets.features(self.model, x)[-1]
+
+    def forward(self, x):
+        feature = self.seen(x) if x.ndim == 4 else x  # pictures, or what was seen of them before
+        return [feature @ self.texts.T], feature
+
+    def embed(self, x):
+        return self.pool(self.maps(x))
+
+    def heads(self):
+        return []
+
+
 def classblock(trunk, pool, opts):
     head = ClassBlock(trunk.channels, opts.nclasses, opts.droprate, opts.linear_num)
     return Net(trunk, pool, head, opts.loss_feature, opts.test_feature)
@@ -236,18 +276,24 @@ def clip(trunk, pool, opts):
     return Clip(trunk, pieces, opts.nclasses, opts.test_feature)
 
 
+def clip_text(trunk, pool, opts):
+    return ClipText(trunk, clip_nets.widths(trunk.net, opts.height, opts.width), opts.nclasses)
+
+
 # Each head with what its paper takes for granted: these are the defaults of the options of the same names.
 WHOLE = {'height': 256, 'width': 128, 'stride': 2, 'linear_num': 512, 'loss_feature': 'after', 'test_feature': 'after'}
+BEFORE = {**WHOLE, 'linear_num': 0, 'loss_feature': 'before', 'test_feature': 'before'}
 HEADS = {
     'classblock': (classblock, WHOLE),
     'bnneck': (bnneck, {**WHOLE, 'stride': 1, 'linear_num': 0, 'loss_feature': 'before'}),
     'linear': (linear, {**WHOLE, 'linear_num': 0}),
     'pcb': (pcb, {**WHOLE, 'height': 384, 'width': 192, 'stride': 1, 'linear_num': 256}),
-    'clip': (clip, {**WHOLE, 'linear_num': 0, 'loss_feature': 'before', 'test_feature': 'before'}),
+    'clip': (clip, BEFORE),
+    'clip_text': (clip_text, BEFORE),
 }
 
 
-CLIP = ('clip',)  # for its networks only
+CLIP = ('clip', 'clip_text')  # for its networks only
 
 
 def complete(opts):
@@ -267,6 +313,10 @@ def complete(opts):
         raise Problem(f'--head {opts.head} is for the networks of CLIP, such as --backbone clip/ViT-B-16')
     if opts.head in CLIP and opts.loss_feature == 'after':
         raise Problem(f'--loss_feature after: with --head {opts.head} losses compare what is before it. Leave it out')
+    if opts.head == 'clip_text' and opts.test_feature == 'after':
+        raise Problem(
+            '--test_feature after: --head clip_text has nothing that a feature could come after. Leave it out'
+        )
     if of_clip and (opts.head == 'pcb' or opts.pool == 'gem'):
         told = '--head pcb' if opts.head == 'pcb' else '--pool gem'
         raise Problem(f'{told}: {opts.backbone} gives one feature of the whole picture, with nothing to pool')

@@ -23,6 +23,7 @@ from reid import (
     backbones,
     cache,
     cli,
+    clip_texts,
     data,
     features,
     identities,
@@ -58,6 +59,9 @@ def options():
         help='to begin with: imagenet (default, downloaded once; of clip/NAME: openai), none, or a local .pth of the '
         'backbone or of a run',
     )
+    group.add_argument(
+        '--from', metavar='RUN', help='begin with the network of this run, and with the texts that it has learnt (clip)'
+    )
     settings.losses(parser)
     settings.optimisation(parser)
     utils.machine_options(parser)
@@ -69,6 +73,7 @@ def main(opts):
     started = time.time()
     device = utils.device(opts.gpu_ids, together=True)
     folder = utils.run_folder(opts.name)
+    first = first_stage(opts)
     state = resume(folder, opts) if opts.resume else runs.begin(folder, opts.overwrite)
     networks.complete(opts)
     chosen = what_to_learn(opts)
@@ -100,16 +105,17 @@ def main(opts):
     opts.nclasses = len(names)
     model = networks.build(opts)
     print(runs.gone_on(state, names, folder) if state else networks.initialise(model, opts.weights, opts.backbone))
-    if opts.weights == 'none' and opts.total_epoch and opts.backbone_lr < 1 and not state:
+    if opts.weights == 'none' and opts.total_epoch and opts.backbone_lr < 1 and not (state or model.frozen):
         print(f'(at --backbone_lr {opts.backbone_lr}, which suits pretrained weights; from scratch, 1 is better)')
     model = model.to(device, memory_format=torch.channels_last)
+    texts = clip_texts.prepare(opts, names, model, device, folder if state else first, networks.read_state)
     average = None if opts.average == 'none' else optim.average(model, opts.average, opts.average_decay)
     learner = utils.learner(model, opts, device)
 
     # 4. pictures
     shift = opts.head != 'pcb'  # its stripes should stay where they are
     changes = (opts.erasing_p, opts.erasing, opts.color_jitter, opts.gray_patch_p)
-    vary = augment.Augment(opts.height, opts.width, shift, *changes)
+    vary = (augment.Unchanged if model.frozen else augment.Augment)(opts.height, opts.width, shift, *changes)
     scales = [optim.grown(opts.grow, epoch, opts.total_epoch) for epoch in range(opts.total_epoch + 1)]
     for size in {vary.size(scale) for scale in scales} - {
         (opts.height, opts.width)
@@ -117,16 +123,20 @@ def main(opts):
         backbones.channels(opts.backbone, model.model, *size)
 
     def load(paths, labels, **how):
-        """Batches of uint8 pictures (B, 3, H, W) and labels (B,)."""
+        """Batches of uint8 pictures (B, 3, H, W) and labels (B,). Of what a frozen network sees in them: (B, D)."""
         where = {'folder': roots[0], 'where': opts.cache, 'device': device, 'workers': opts.num_workers}
-        return cache.batches(paths, labels, opts.height, opts.width, opts.batchsize, **where, **how)
+        batches = partial(cache.batches, paths, labels, opts.height, opts.width, opts.batchsize, **where)
+        if not model.frozen:
+            return batches(**how)
+        seen = features.kept(model, batches(), len(paths), cast)
+        return cache.Rows(seen, labels, opts.batchsize, device, **how)
 
     batches = {'train': load(train.paths, labels, train=True, sampler=sampler, policy=opts.policy)}
     batches |= {'val': load(val.paths, val_labels)} if val_labels and opts.ce else {}
 
     # 5. losses
     criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
-    also = losses.Sum(chosen, len(names), model.width).to(device)
+    also = losses.Sum(chosen, len(names), model.width, model.pieces, texts).to(device)
     extras = []
     if opts.adv:
         extras.append(adversary.Adversary(model, criterion, opts.adv, opts.aiter))
@@ -180,11 +190,12 @@ def main(opts):
         runs.clear(folder)
         utils.save_opts(opts, folder, device)
         runs.keep(folder, 0, parts, log, names)
+        clip_texts.keep(folder, texts, opts.backbone, names)
     try:
         for epoch in range(done + 1, opts.total_epoch + 1):
             utils.seed(opts.seed + epoch + processes.apart())  # of its own, so that a resumed run draws the same
             began, row = time.time(), {'epoch': epoch, 'lr': optimizers[0].param_groups[-1]['lr']}
-            for chooser in [sampler, *extras]:
+            for chooser in [sampler, texts, *extras]:
                 if chooser:
                     chooser.set_epoch(epoch)
             title = f'epoch {epoch}/{opts.total_epoch}'
@@ -217,7 +228,10 @@ def main(opts):
     except torch.OutOfMemoryError as error:
         raise machine.too_large(error, opts.batchsize, partial(utils.try_out, model, opts, cast)) from None
 
-    # 8. the averaged network needs BatchNorm statistics of its own
+    # 8. what was learnt besides the network: texts, and an average, which needs BatchNorm statistics of its own
+    if model.frozen:
+        texts.learnt = True
+        clip_texts.keep(folder, texts, opts.backbone, names)
     if average and average.n_averaged > 0:
         runs.save(average.state_dict(), folder / 'net_average.pth')
         utils.seed(opts.seed + opts.total_epoch + 1 + processes.apart())  # as a resumed run does
@@ -269,11 +283,43 @@ def what_to_learn(opts):
         opts.batchsize = p * k
     elif alone := [name for name, *_ in chosen if name in losses.PAIRS]:
         print(f'--loss {" ".join(alone)} compares pictures of one person, of which a batch has few: add --pk 8 4')
+    of_texts(opts, chosen)
     if opts.ce == 0 and not any(weight for _, weight, _ in chosen):
         raise Problem('--ce 0 leaves nothing to learn: name a --loss')
     if opts.DG and opts.average == 'none':
         opts.average = 'ema'  # it is the teacher
     return chosen
+
+
+def first_stage(opts):
+    """The folder of --from, a run of the first stage of CLIP-ReID, whose network is gone on with."""
+    name = vars(opts)['from']
+    if name is None:
+        return None
+    if 'weights' in opts.given:
+        raise Problem(f'--from {name} brings the weights of that run, and --weights {opts.weights} others: one of them')
+    folder = utils.find_run(name)
+    opts.weights = str(utils.snapshot(folder, 'last'))
+    return folder
+
+
+FIXED = 'erasing_p color_jitter gray_patch_p grow adv DG'.split()  # have no part in what is computed once
+
+
+def of_texts(opts, chosen):
+    """The losses with texts belong to the heads of the two stages of CLIP-ReID, and the first learns nothing else."""
+    for name, *_ in chosen:
+        head = losses.TEXTS.get(name, opts.head)
+        if opts.head != head:
+            raise Problem(f'--loss {name} is for --head {head}, and not for {opts.head}')
+    if opts.head != 'clip_text':
+        return
+    if opts.ce or [name for name, *_ in chosen] != ['text_supcon']:
+        raise Problem('--head clip_text learns texts and nothing else: --ce 0 --loss text_supcon')
+    plain = {'grow': 1.0, 'policy': 'none', 'average': 'none'}
+    for name in (*FIXED, 'policy', 'average'):
+        if getattr(opts, name) not in (plain.get(name, 0), None):
+            raise Problem(f'--{name} does nothing with --head clip_text, which looks at each picture once')
 
 
 def go_through(batches, look, model, judge, cast, title, learn=None, accumulate=1):
@@ -337,6 +383,8 @@ def resume(folder, opts):
     state = networks.read_tensors(path)
     if 'optimizer0' not in state:
         raise Problem(f'{path} is of an older version, which cannot be gone on with. --overwrite begins anew')
+    if 'model' not in state:  # a frozen one, which was not written again
+        state['model'] = networks.read_tensors(folder / 'net_last.pth')
     if 'data_dir' in opts.given:  # the pictures have moved
         utils.amend_opts(folder, data_dir=opts.data_dir)
     return state

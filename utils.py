@@ -51,8 +51,8 @@ def network_options(parser, about='What the network is made of.'):
         default='classblock',
         choices=networks.HEADS,
         help='classblock (default): a feature of 512 numbers; bnneck: BatchNorm alone, for --loss triplet or center; '
-        'linear: nothing between pooling and classifier; pcb: six stripes, for large pictures; clip: two bnnecks, for '
-        'clip/NAME',
+        'linear: nothing between pooling and classifier; pcb: six stripes, for large pictures; of clip/NAME alone: '
+        'clip, two bnnecks, and before it clip_text, texts for a frozen network',
     )
     group.add_argument('--height', type=settings.side, help='of the picture fed to the network (default 256, pcb 384)')
     group.add_argument('--width', type=settings.side, help='of the picture fed to the network (default 128, pcb 192)')

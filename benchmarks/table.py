@@ -87,7 +87,7 @@ def typed(command):
     """The recipe of a command, and what was typed beside it that could change a figure."""
     _, _, words = command.partition('train.py ')
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ('config', 'name', 'seed', 'gpu_ids', 'num_workers', 'cache'):
+    for name in ('config', 'name', 'from', 'seed', 'gpu_ids', 'num_workers', 'cache'):
         parser.add_argument(f'--{name}')
     parser.add_argument('--data_dir', nargs='+')
     parser.add_argument('--overwrite', action='store_true')

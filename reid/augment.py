@@ -82,6 +82,15 @@ class Augment:
         return tuple(max(1, round(side * scale / 16)) * 16 for side in (self.height, self.width))
 
 
+class Unchanged(Augment):
+    """For what is no picture any more: the features of a frozen network."""
+
+    def __call__(self, x, scale=1.0):
+        return x
+
+    plain = __call__
+
+
 def normalise(x):
     """uint8 (B, 3, H, W) -> float (B, 3, H, W), as data.test_transform has it, channels_last."""
     return pictures(standardise(rows(x)))

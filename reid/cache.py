@@ -82,6 +82,26 @@ def turns(n, batchsize, train=False):
     return BatchSampler(order, batchsize, drop_last=train and n >= batchsize)
 
 
+class Rows:
+    """Of features (N, D), in place of the pictures that they are of. The order of an epoch is that of batches()."""
+
+    def __init__(self, features, labels, batchsize, device, train=False, sampler=None, policy='none'):
+        if not train:
+            mine = processes.share(len(features))
+            features, labels = features[mine], labels[mine]
+        self.features, self.labels = features.to(device), torch.as_tensor(labels, dtype=torch.int64, device=device)
+        order = turns(len(features), batchsize, train) if sampler is None else sampler
+        self.turns = processes.own(order) if train else order
+
+    def __len__(self):
+        return len(self.turns)
+
+    def __iter__(self):
+        for positions in self.turns:
+            positions = torch.tensor(positions, device=self.features.device)
+            yield self.features[positions], self.labels[positions]
+
+
 class Batches:
     """From decoded pictures uint8 (N, H, W, 3), wherever they are."""
 

@@ -57,6 +57,17 @@ def extract(model, paths, size, device, batchsize, flip=True, scales=(1.0,), cas
     return processes.joined(out, len(paths))
 
 
+@torch.no_grad()
+def kept(model, batches, count, cast):
+    """What a frozen network sees in each of `count` pictures, once for all epochs: (count, D) on the CPU. Several
+    processes share them."""
+    seen = []
+    for x, _ in tqdm(batches, desc='features', leave=False, disable=processes.hidden()):
+        with cast:
+            seen.append(model.seen(augment.normalise(x)).float().cpu())
+    return torch.from_numpy(processes.joined(torch.cat(seen).numpy(), count))
+
+
 def areas(text):
     """'1,1.1' -> [1.0, 1.1]"""
     try:

@@ -261,7 +261,39 @@ def sphere(cos, m=4):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. by name
+# 4. pictures against texts: `texts` is a reid.clip_texts.Texts, and the feature ends with the picture's projection
+
+
+class TextSupcon(nn.Module):
+    """L_i2t + L_t2i of CLIP-ReID, arXiv 2211.13977, eq. 1 to 4: supervised contrastive, both ways, between the pictures
+    of the batch and their texts, which are what is learnt. s(V, T) is their inner product, as in its code."""
+
+    def __init__(self, texts):
+        super().__init__()
+        self.texts = texts
+
+    def forward(self, f, y):
+        everyone, own = y.unique(return_inverse=True)
+        s = f @ self.texts(everyone)[own].T  # (B, B): a row for each picture, a column for the text of each
+        same = y[:, None] == y
+        both = s.log_softmax(1), s.log_softmax(0).T
+        return sum((-torch.where(same, log_p, 0).sum(1) / same.sum(1)).mean() for log_p in both)
+
+
+class TextCE(nn.Module):
+    """L_i2tce of the same, eq. 8: whose text is it, of all? Cross entropy over s(V, T), smoothed; the texts stay."""
+
+    def __init__(self, texts, smooth=0.1):
+        super().__init__()
+        self.register_buffer('known', texts.all(), persistent=False)  # (nclasses, E)
+        self.smooth = smooth
+
+    def forward(self, f, y):
+        return F.cross_entropy(f[:, -self.known.shape[1] :] @ self.known.T, y, label_smoothing=self.smooth)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. by name
 
 
 def plain(compute, **fixed):
@@ -287,7 +319,7 @@ def settings_of(compute):
 
 
 RANKED = {'alpha', 'm', 'T'}
-# How each is made, make(nclasses, dim, **settings), and the settings that it knows.
+# How each is made, make(nclasses, dim, **settings), of TEXTS make(texts, **settings), and the settings that it knows.
 LOSSES = {
     'triplet': plain(triplet),
     'triplet_soft': plain(triplet, margin=0, bend=F.softplus),
@@ -304,7 +336,12 @@ LOSSES = {
     'arcface': margin(arcface, s=64),
     'cosface': margin(cosface, s=64),
     'sphere': margin(sphere, s=1),
+    'text_supcon': (lambda texts: Float32(TextSupcon(texts)), set()),
+    'text_ce': (lambda texts, **given: Float32(TextCE(texts, **given)), {'smooth'}),
 }
+
+# Those of CLIP-ReID, and the head that each is for.
+TEXTS = {'text_supcon': 'clip_text', 'text_ce': 'clip'}
 
 # Of a batch in which everybody is there once they make nothing: they need P identities with K pictures each.
 PAIRS = set('triplet triplet_soft circle contrast lifted supcon ranked_list ranked_list_clustered verification'.split())
@@ -342,20 +379,41 @@ def number(word, text, expected, least=-math.inf):
     return value
 
 
+class Each(nn.Module):
+    """A loss on each of several pieces of the feature by itself."""
+
+    def __init__(self, losses, widths):
+        super().__init__()
+        self.losses, self.widths = nn.ModuleList(losses), list(widths)
+
+    def forward(self, feature, label):
+        return sum(loss(f, label) for loss, f in zip(self.losses, feature.split(self.widths, 1), strict=True))
+
+
 class Sum(nn.Module):
     """The losses of [(name, weight, settings)] -> their weighted sum, and {name: value without its weight} for the log.
 
-    What the losses learn is in parameters() and state_dict(): it belongs in an optimiser and in a snapshot.
+    What the losses learn is in parameters() and state_dict(): it belongs in an optimiser and in a snapshot. A feature
+    of several `pieces`, given by their lengths, is compared piece by piece, and these losses are added up.
     """
 
-    def __init__(self, chosen, nclasses, dim):
+    def __init__(self, chosen, nclasses, dim, pieces=(), texts=None):
         super().__init__()
+
+        def made(name, given):
+            make, _ = LOSSES[name]
+            if name in TEXTS:
+                return make(texts, **given)
+            if len(pieces) < 2:
+                return make(nclasses, dim, **given)
+            return Each([make(nclasses, width, **given) for width in pieces], pieces)
+
         self.weights = {name: weight for name, weight, _ in chosen}
-        self.losses = nn.ModuleDict({name: LOSSES[name][0](nclasses, dim, **given) for name, _, given in chosen})
+        self.losses = nn.ModuleDict({name: made(name, given) for name, _, given in chosen})
 
     def centers(self):
         """[(centers, the weight of their loss)]: they follow the features by a rule of their own, see reid.optim."""
-        return [(self.losses['center'].compute.centers, self.weights['center'])] if 'center' in self.weights else []
+        return [(part.centers, self.weights['center']) for part in self.modules() if isinstance(part, Center)]
 
     def forward(self, feature, label):
         feature, label = processes.gathered(feature), processes.gathered(label)  # of all processes: a whole batch

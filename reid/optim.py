@@ -32,7 +32,7 @@ def optimizers(model, also, opts):
     centers = also.centers()
     others = [p for p in also.parameters() if not any(p is c for c, _ in centers)]
     groups += [{'params': heads + others, 'lr': opts.lr}]
-    fused = {p.device.type for p in heads} <= {'cpu', 'cuda'}  # one pass over all weights, instead of several
+    fused = {p.device.type for p in heads + others} <= {'cpu', 'cuda'}  # one pass over all weights, instead of several
     main = OPTIMIZERS[opts.optimizer](groups, lr=opts.lr, weight_decay=opts.weight_decay, fused=fused)
     # Centers move by SGD at 0.5 on the gradient of the mean squared distance, whatever their loss weighs (its authors'
     # alpha). The loss is half of that mean, times its weight: so the rate is 1 / weight.

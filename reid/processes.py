@@ -145,7 +145,7 @@ def parallel(model, device, unused=(), sync_bn=False):
     """The network as the loop calls it: the same, but each process gets the mean of all their gradients. Parameters
     whose names begin as in `unused` have no part in it. BatchNorm looks at the own part of a batch, or with sync_bn at
     all of it."""
-    if not together():
+    if not together() or not any(p.requires_grad for p in model.parameters()):  # what is frozen has no gradients
         return model
     if sync_bn:
         if device.type != 'cuda':

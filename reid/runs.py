@@ -25,7 +25,9 @@ def clear(folder):
     if not processes.first():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    made = 'net_*.pth resume.pth opts.yaml log.csv train.jpg pytorch_result* multi_query* metrics.json result.txt'
+    made = (
+        'net_*.pth resume.pth text.pth opts.yaml log.csv train.jpg pytorch_result* multi_query* metrics.json result.txt'
+    )
     for pattern in [*made.split(), 'show.png', 'report.png', 'threshold.*', 'rankings/*.png', '*.part']:
         for path in folder.glob(pattern):
             results.remove(path)
@@ -49,14 +51,17 @@ def keep(folder, epoch, parts, log, names):
     """
     if not processes.first():
         return
-    weights = parts['model'].state_dict()
-    save(weights, folder / 'net_last.pth')
-    if epoch and epoch % 10 == 0:
-        save(weights, folder / f'net_{epoch:03d}.pth')
+    same = epoch > 0 and parts['model'].frozen  # as before the first epoch, and not written again
+    if not same:
+        weights = parts['model'].state_dict()
+        save(weights, folder / 'net_last.pth')
+        if epoch and epoch % 10 == 0:
+            save(weights, folder / f'net_{epoch:03d}.pth')
     if log:
         write_rows(folder / 'log.csv', list(dict.fromkeys(column for row in log for column in row)), log)
         plots.curves(log, folder / 'train.jpg')
-    state = {name: part.state_dict() for name, part in parts.items()} | {'log': log, 'names': names}
+    state = {name: part.state_dict() for name, part in parts.items() if name != 'model' or not same}
+    state |= {'log': log, 'names': names}
     save(state, folder / 'resume.pth')
 
 

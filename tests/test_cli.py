@@ -10,7 +10,7 @@ from conftest import ROOT
 
 import model as networks
 import train
-from reid import cli, losses, optim
+from reid import cli, clip_texts, losses, optim
 from reid.problem import Problem
 
 
@@ -175,12 +175,15 @@ def test_every_recipe_is_parsed_and_built(path):
     assert 'Source' in header or path.stem == 'toy'
     opts = networks.complete(parse('--config', path))
     opts.nclasses = 5
-    if opts.backbone.startswith('timm/'):
-        pytest.importorskip('timm')
+    for beginning, package in (('timm/', 'timm'), ('clip/', 'open_clip')):
+        if opts.backbone.startswith(beginning):
+            pytest.importorskip(package)
     chosen = train.what_to_learn(opts)
     with torch.device('meta'):
         model = networks.build(opts)
-        also = losses.Sum(chosen, 5, model.width)
+        of_clip = opts.head in clip_texts.HEADS
+        texts = clip_texts.Texts(clip_texts.Tower(opts.backbone), 5) if of_clip else None
+        also = losses.Sum(chosen, 5, model.width, model.pieces, texts)
         optim.optimizers(model, also, opts)
 
 

@@ -2,14 +2,21 @@
 
 import argparse
 import copy
+import math
+import shutil
 import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 import model as networks
-from reid import backbones, clip_nets
+import prepare
+import train
+import utils
+from reid import backbones, cli, clip_nets, clip_texts, losses, optim
 from reid.data import MEAN, STD
+from reid.files import read_rows
 from reid.problem import Problem
 
 open_clip = pytest.importorskip('open_clip')
@@ -279,3 +286,296 @@ def test_weights_by_a_name_that_there_are_none_of(tmp_path):
         networks.initialise(net, 'openai', 'clip/tiny')
     with pytest.raises(Problem, match='--weights openai are those of clip'):
         backbones.openai('resnet18', None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# texts
+
+
+def texts_of(count=5, seed=0):
+    torch.manual_seed(seed)
+    return clip_texts.Texts(clip_texts.Tower('clip/tiny'), count)
+
+
+def test_a_sentence_is_what_open_clip_says_of_it():
+    theirs = whole(clip_nets.TINY)
+    tower = clip_texts.filled(clip_texts.Tower('clip/tiny'), theirs.state_dict(), 'a file')
+    sentences = ['a woman with a red bag', 'A man!']
+    with torch.no_grad():
+        expected = theirs.encode_text(open_clip.tokenize(sentences))
+    torch.testing.assert_close(tower.encode(sentences), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_learnt_tokens_stand_where_the_x_are():
+    theirs, texts = whole(clip_nets.TINY), texts_of(2)
+    texts = clip_texts.Texts(clip_texts.filled(texts.tower[0], theirs.state_dict(), 'a file'), 2)
+    words = open_clip.tokenize(['A photo of a red tall old thin person.', 'A photo of a X X X X person.'])
+    with torch.no_grad():
+        texts.tokens[:] = theirs.token_embedding(words)[:, 5:9]
+        torch.testing.assert_close(texts.all(), theirs.encode_text(words), atol=1e-5, rtol=1e-5)
+        assert torch.equal(texts(torch.tensor([1, 0, 1])), texts.all()[[1, 0, 1]])
+
+
+def test_a_text_that_does_not_fit_or_says_nothing_is_a_sentence():
+    tower = clip_texts.Tower('clip/tiny')
+    assert len(clip_texts.numbers(' '.join(['bag'] * 75), tower.context)) == 77
+    with pytest.raises(Problem, match='the text has 76 tokens, and 75 fit at most'):
+        tower.encode([' '.join(['bag'] * 76)])
+    with pytest.raises(Problem, match='the text is empty'):
+        tower.encode(['  '])
+
+
+def test_texts_of_another_kind_are_a_sentence():
+    with pytest.raises(Problem, match='of a kind of their own'):
+        clip_texts.Tower('clip/ViT-B-16-SigLIP')
+
+
+def test_a_text_encoder_of_another_width_is_a_sentence():
+    wide = copy.deepcopy(clip_nets.TINY)
+    wide['text_cfg'] |= {'width': 128}
+    with pytest.raises(Problem, match=r'does not fit the text encoder: .* file \(77, 128\), network \(77, 64\)'):
+        clip_texts.filled(clip_texts.Tower('clip/tiny'), whole(wide).state_dict(), 'a file')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# losses
+
+
+def log_share(row, chosen):
+    """log of exp(chosen) among exp(row)."""
+    return chosen - math.log(sum(map(math.exp, row)))
+
+
+def test_supervised_contrast_both_ways_by_plain_loops():
+    texts, y = texts_of(), torch.tensor([3, 1, 3, 0, 1, 3])
+    f = torch.randn(6, 64, generator=SEEN)
+    texts.tokens.data *= 20
+    t = texts(y).detach()
+    s = [[float(a @ b) for b in t] for a in f]  # of picture a and the text of picture b
+    expected = 0.0
+    for i, own in enumerate(y):
+        same = [j for j, other in enumerate(y) if other == own]
+        expected -= sum(log_share(s[i], s[i][j]) for j in same) / len(same) / len(y)
+        column = [row[i] for row in s]
+        expected -= sum(log_share(column, column[j]) for j in same) / len(same) / len(y)
+    total = losses.Sum(losses.parse(['text_supcon:0.5']), 5, 64, [64], texts)
+    value, told = total(f, y)
+    assert told['text_supcon'].item() == pytest.approx(expected, rel=1e-4)
+    assert value.item() == pytest.approx(expected / 2, rel=1e-4)
+    assert list(total.state_dict()) == ['losses.text_supcon.compute.texts.tokens']
+
+
+def test_cross_entropy_over_texts_by_plain_loops():
+    texts, y = texts_of(), torch.tensor([3, 1, 0])
+    f = torch.randn(3, 192, generator=SEEN)
+    expected, known = 0.0, texts.all()
+    for own, piece in zip(y, f[:, 128:], strict=True):  # the projection is the last piece
+        s = [float(piece @ t) for t in known]
+        shares = [log_share(s, one) for one in s]
+        expected -= (0.7 * shares[own] + 0.3 * sum(shares) / 5) / 3
+    total = losses.Sum(losses.parse(['text_ce:1:smooth=0.3']), 5, 192, [64, 64, 64], texts)
+    assert total(f, y)[0].item() == pytest.approx(expected, rel=1e-4)
+    assert not total.state_dict()
+
+
+def test_pieces_are_compared_one_by_one():
+    f, y = torch.randn(8, 12, generator=SEEN), torch.arange(8) // 2
+    total = losses.Sum(losses.parse(['triplet', 'center:0.1']), 4, 12, [3, 4, 5])
+    one, two, three = f[:, :3], f[:, 3:7], f[:, 7:]
+    value, told = total(f, y)
+    assert told['triplet'] == sum(losses.triplet(piece, y) for piece in (one, two, three))
+    assert [tuple(centers.shape) for centers, _ in total.centers()] == [(4, 3), (4, 4), (4, 5)]
+
+
+def stage(head, words, **given):
+    """A network, its losses and their optimiser, with texts of its own."""
+    opts = options(head=head, **given)
+    model, texts = networks.build(opts), texts_of()
+    also = losses.Sum(losses.parse(words), 5, model.width, model.pieces, texts)
+    opts = argparse.Namespace(**vars(opts), optimizer='adam', lr=0.01, backbone_lr=1, layer_decay=1, weight_decay=0)
+    (optimizer,) = optim.optimizers(model, also, opts)
+    return model, texts, also, optimizer
+
+
+def step(model, also, optimizer, ce):
+    model.train()
+    x, y = torch.randn(6, 3, 64, 32, generator=SEEN), torch.tensor([0, 0, 1, 1, 2, 2])
+    logits, feature = model(x)
+    loss = also(feature, y)[0] + ce * sum(torch.nn.functional.cross_entropy(z, y) for z in logits)
+    loss.backward()
+    optimizer.step()
+
+
+def copies(*modules):
+    return [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
+
+
+def changed(module, before):
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def test_the_first_stage_reaches_nothing_but_tokens():
+    model, texts, also, optimizer = stage('clip_text', ['text_supcon'], height=64, width=32)
+    before, tower, learnt = copies(model, texts.tower[0], texts)
+    step(model, also, optimizer, 0)
+    assert not changed(model, before)
+    assert not changed(texts.tower[0], tower)
+    assert changed(texts, learnt) == {'tokens'}
+    assert [p.grad for p in (*model.parameters(), *texts.tower[0].parameters())].count(None) > 50
+    assert all(p.grad is None for p in (*model.parameters(), *texts.tower[0].parameters()))
+    moved = texts.tokens.detach() != learnt['tokens']
+    assert moved[:3].any(2).all()  # of those whose pictures were seen
+    assert not moved[3:].any()
+
+
+def test_the_second_stage_reaches_nothing_but_the_image_encoder_and_its_heads():
+    model, texts, also, optimizer = stage('clip', ['triplet', 'text_ce'], height=64, width=32)
+    before, tower, learnt, known = copies(model, texts.tower[0], texts) + [also.losses['text_ce'].compute.known.clone()]
+    step(model, also, optimizer, 0.25)
+    fixed = {'classifier.add_block.bias', 'projected.add_block.bias'}
+    assert {name for name, _ in model.named_parameters()} - changed(model, before) == fixed
+    assert not changed(texts.tower[0], tower)
+    assert not changed(texts, learnt)
+    assert torch.equal(also.losses['text_ce'].compute.known, known)
+    assert texts.tokens.grad is None
+    ours = {id(p) for p in model.parameters()}
+    assert all(id(p) in ours for group in optimizer.param_groups for p in group['params'])
+
+
+def test_texts_alone_move_the_image_encoder():
+    """Cross entropy over texts has a gradient for each layer, the projection's among them."""
+    model, _, also, _ = stage('clip', ['text_ce'], height=64, width=32)
+    _, feature = model(torch.randn(4, 3, 64, 32, generator=SEEN))
+    also(feature, torch.tensor([0, 1, 2, 3]))[0].backward()
+    assert all(p.grad is not None and p.grad.any() for name, p in model.model.named_parameters())
+    assert all(p.grad is None for head in model.heads() for p in head.parameters())
+
+
+def test_texts_learn_to_retrieve_their_people():
+    """Of features as a trained encoder gives them: each person around a place of their own."""
+    torch.manual_seed(0)
+    texts, y = texts_of(20), torch.arange(20).repeat_interleave(6)
+    f = 0.5 * torch.randn(20, 64)[y] + 0.2 * torch.randn(120, 64)
+    model = networks.build(options(head='clip_text', nclasses=20, height=64, width=32))
+    texts.shown = model.texts
+    also = losses.Sum(losses.parse(['text_supcon']), 20, 64, [64], texts)
+    optimizer = torch.optim.Adam(also.parameters(), lr=0.01)
+    seen = []
+    for epoch in range(30):
+        texts.set_epoch(epoch)
+        (scores,), feature = model(f)
+        seen.append((also(feature, y)[0].item(), (scores.argmax(1) == y).float().mean().item()))
+        for some in torch.randperm(120).split(40):
+            optimizer.zero_grad()
+            also(f[some], y[some])[0].backward()
+            optimizer.step()
+    assert seen[-1][0] < 0.7 * seen[0][0]
+    assert seen[0][1] < 0.2
+    assert seen[-1][1] > 0.9  # chance: 0.05
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# both stages, as they are run
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder with toy data, sixteen people to train on, and in model/ the runs zero, one and two."""
+    folder = tmp_path_factory.mktemp('clip')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.start(prepare.main, prepare.options, '--dataset toy --data_dir toy --ids 32 --images 5'.split())
+        fit('zero --head clip --weights none --total_epoch 0')
+        first = f'--config {ROOT}/configs/clip_reid_stage1.yaml {FIRST} --total_epoch 12'
+        fit(f'one {first} --weights model/zero/net_last.pth')
+        fit(f'two --config {ROOT}/configs/clip_reid_stage2.yaml --from one {SECOND} --total_epoch 2')
+    return folder
+
+
+SIZE = '--backbone clip/tiny --height 64 --width 32 --seed 1 --gpu_ids -1 --num_workers 0 --data_dir toy'
+FIRST, SECOND = '--batchsize 16 --lr 1e-2', '--pk 4 2 --lr 1e-3'
+
+
+def fit(words):
+    cli.start(train.main, train.options, f'--name {words} {SIZE}'.split())
+
+
+def refused(words, capsys):
+    with pytest.raises(SystemExit):
+        fit(words)
+    told = capsys.readouterr().err
+    assert 'Traceback' not in told
+    return told
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    monkeypatch.chdir(place)
+    return place
+
+
+def test_the_first_stage_lowers_its_loss_and_keeps_its_texts(here):
+    log = read_rows(here / 'model/one/log.csv')
+    assert float(log[-1]['train_loss']) < 0.8 * float(log[0]['train_loss'])
+    kept = clip_texts.load(here / 'model/one', 'clip/tiny')
+    assert kept['tokens'].shape == (16, 4, 64)
+    assert kept['names'] == sorted(path.name for path in (here / 'toy/pytorch/train_all').iterdir())
+    zero, one = (networks.read_state(here / f'model/{name}/net_last.pth') for name in ('zero', 'one'))
+    assert all(torch.equal(zero[name], value) for name, value in one.items())  # the image encoder has not moved
+    assert torch.equal(
+        clip_texts.load(here / 'model/zero', 'clip/tiny')['tower']['text_projection'], kept['tower']['text_projection']
+    )
+
+
+def test_the_second_stage_keeps_the_texts_and_can_be_described(here):
+    first, second = (clip_texts.load(here / f'model/{name}', 'clip/tiny') for name in ('one', 'two'))
+    assert torch.equal(first['tokens'], second['tokens'])
+    net, opts = utils.load_run('two')
+    assert (opts.head, vars(opts)['from'], opts.weights) == ('clip', 'one', 'model/one/net_last.pth')
+    assert net.embed(torch.zeros(1, 3, 64, 32)).shape == (1, 128)
+
+
+@pytest.mark.parametrize('name', ['one', 'two'])
+def test_a_stage_that_was_stopped_ends_with_the_same(name, here, tmp_path, monkeypatch):
+    shutil.copytree(here / 'toy', tmp_path / 'toy')
+    monkeypatch.chdir(tmp_path)
+    if name == 'one':
+        whole, words = 3, f'--config {ROOT}/configs/clip_reid_stage1.yaml --weights none {FIRST}'
+    else:
+        shutil.copytree(here / 'model/one', tmp_path / 'model/one')
+        whole, words = 2, f'--config {ROOT}/configs/clip_reid_stage2.yaml --from one {SECOND}'
+    fit(f'whole {words} --total_epoch {whole}')
+    fit(f'half {words} --total_epoch {whole} --max_minutes 0')
+    assert len(read_rows(tmp_path / 'model/half/log.csv')) == 1
+    if name == 'one':
+        assert clip_texts.load(tmp_path / 'model/half', 'clip/tiny')['tokens'] is None
+    cli.start(train.main, train.options, '--name half --resume --max_minutes 60 --gpu_ids -1'.split())
+    one, other = (networks.read_state(f'model/{run}/net_last.pth') for run in ('whole', 'half'))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    one, other = (clip_texts.load(tmp_path / 'model' / run, 'clip/tiny')['tokens'] for run in ('whole', 'half'))
+    assert torch.equal(one, other)
+
+
+def test_what_does_not_go_together_is_a_sentence(here, capsys):
+    first, second = (f'--config {ROOT}/configs/clip_reid_stage{i}.yaml' for i in (1, 2))
+    for words, sentence in {
+        f'a {second} {SECOND} --from one --holdout 4': 'learnt the texts of other identities (16) than are here (12)',
+        f'a {second} {SECOND} --weights none': '--from RUN names one that was trained to its end',
+        f'a {second} {SECOND} --from zero': 'model/zero has none: --from RUN names one that was trained to its end',
+        f'a {second} {SECOND} --from one --weights none': 'one of them',
+        f'a {second} {SECOND} --from nobody': 'there is no model/nobody/opts.yaml',
+        f'a {first} {FIRST} --weights none --loss triplet': '--ce 0 --loss text_supcon',
+        f'a {first} {FIRST} --weights none --ce 1': '--ce 0 --loss text_supcon',
+        f'a {first} {FIRST} --weights none --erasing_p 0.5': '--erasing_p does nothing with --head clip_text',
+        f'a {first} {FIRST} --weights none --head clip': '--loss text_supcon is for --head clip_text',
+        f'a {first} {FIRST} --weights imagenet': '--weights openai',
+        f'a {first} {FIRST} --weights model/two/resume.pth': 'holds no weights by name',
+        'a --head bnneck --stride 2 --weights none --loss text_ce': '--loss text_ce is for --head clip',
+    }.items():
+        assert sentence in refused(words, capsys), words
+    shutil.copytree(here / 'model/one', here / 'model/cut')
+    (here / 'model/cut/text.pth').write_bytes(b'half')
+    assert 'is damaged' in refused(f'a {second} {SECOND} --from cut', capsys)
+    (here / 'model/cut/text.pth').unlink()
+    assert 'keeps no texts' in refused(f'a {second} {SECOND} --from cut', capsys)
+    assert 'holds no text encoder' in refused(f'a {first} {FIRST} --weights model/cut/net_last.pth', capsys)
