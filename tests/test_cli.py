@@ -192,4 +192,5 @@ def test_the_recipes_that_are_promised():
     promised += (
         'strong_triplet strong_center ranked_list ranked_list_clustered osnet_scratch swin convnext two_cores toy'
     )
+    promised += ' clip_reid_stage1 clip_reid_stage2'
     assert set(promised.split()) <= {path.stem for path in RECIPES}
