@@ -29,7 +29,7 @@ class Search:
     def __init__(self, job, place, work, pictures, stop):
         """job: as it is kept, and changed here: what is wrong with a source, and how long it is, is written into it."""
         self.job, self.place, self.work, self.pictures, self.stop = job, place, work, pictures, stop
-        self.at, self.film, self.look, self.wanted = 0, None, None, None  # at: the source that is looked at
+        self.at, self.film, self.look, self.wanted, self.light = 0, None, None, None, None  # at: the source looked at
         self.seen = []  # everybody so far
 
     def run(self):
@@ -101,10 +101,10 @@ class Search:
                 shape = f'{opened.size[0]} x {opened.size[1]}'
                 raise Problem(f'a frame has {shape} pixels: that is more than is read here')
             watching.folder(out, [path])
-            light = frames.able(out / 'try.webm')
+            self.light = frames.able(out / 'try.webm') if self.light is None else self.light
             how = {name: job[name] for name in ('every', 'renew')}
             how |= {'batchsize': work.limits.batchsize, 'looks': job['tracker'] == 'looks'}
-            film = Film(opened, source['name'], 'video', self.at + 1, None, out, self.wanted, known, light=light)
+            film = Film(opened, source['name'], 'video', self.at + 1, None, out, self.wanted, known, light=self.light)
             self.film = film
             stopped = watching.watch(
                 [film],

@@ -176,7 +176,7 @@ TEXTS = {
         'A time below leads to that moment. The video to be saved is larger.',
         '点击下方的时间可跳转到该时刻。下载的视频更清晰。',
     ),
-    'timeline': ('When who was seen', '时间线'),
+    'timeline': ('Timeline', '时间线'),
     'sources': ('Videos', '视频列表'),
     'begins': ('Begins', '开始时间'),
     'about_begins': (

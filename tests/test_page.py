@@ -719,6 +719,7 @@ def test_times_are_those_of_the_clock_once_it_is_known(client, film):
     assert '0:00:00–0:00:02' in said.text
     bars = [float(left[:-1]) for left in said.all('rect', 'x')]
     assert bars and max(bars) < 5  # each video begins at 0
+    assert set(said.all('rect', 'y')) == {'0.00%', '50.00%'}  # and is seen beside the other
     given = {'start0': '2026-11-21T14:30:00', 'start1': '2026-11-21T14:30:03', 'start9': '2026-01-01', 'x': 'y'}
     said = read(client.post(f'{place}/starts', data=given))
     assert '14:30:00–14:30:02' in said.text
@@ -772,7 +773,11 @@ def test_a_timeline_has_an_end(monkeypatch):
     look = {'source': 0, 'spans': [[0, 1], [9.99, 10]]}
     line = page_timeline.timeline({'sources': [source], 'rows': [{'looks': [look]}] * 15})
     assert (len(line['rows']), line['more']) == (page_timeline.ROWS, 3)
-    assert line['rows'][2] == {'person': 2, 'bars': [(0, 0, 0, 10), (0, 9.99, 99.5, page_timeline.LEAST)]}
+    assert line['rows'][2] == {'person': 2, 'bars': [(0, 0, 0, 10, 0), (0, 9.99, 99.5, page_timeline.LEAST, 0)]}
+    later = [{**source, 'start': start, 'seconds': seconds} for start, seconds in [(100, 10), (110, 10), (None, 0)]]
+    looks = [{'source': at, 'spans': [[5, 10]]} for at in range(3)]  # the last of a video that could not be read
+    both = page_timeline.timeline({'sources': later, 'rows': [{'looks': looks}]})
+    assert (both['strips'], both['rows'][0]['bars']) == (2, [(0, 5, 25, 25, 0), (1, 5, 75, 25, 1)])
     assert line['ticks'] == [(0, '0:00:00'), (20, '0:00:02'), (40, '0:00:04'), (60, '0:00:06'), (80, '0:00:08'),
                              (100, '0:00:10')]  # fmt: skip
     assert page_timeline.timeline({'sources': [source], 'rows': []}) is None
