@@ -448,7 +448,7 @@ def pool7(bench):
             try:
                 pooled = tuple(torch.nn.AvgPool2d(7)(maps).shape[2:])
             except RuntimeError as error:
-                pooled = str(error).split('. ')[0]
+                pooled = f'fails: {str(error).rpartition(". ")[2]}'
             print(f'{height} x {width}, last stride {stride}: maps {tuple(maps.shape[2:])}, AvgPool2d(7) {pooled}')
     print('AdaptiveAvgPool2d(1): (1, 1) for all of them')
 

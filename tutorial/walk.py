@@ -1,7 +1,8 @@
 """Type the commands of the tutorial one after the other, and keep what they print for its pages.
 
 Reads:   nothing; later steps read what earlier ones wrote
-Writes:  tutorial/output/STEP.txt, of steps that print something; data/ and model/, as the commands do
+Writes:  tutorial/output/STEP.txt, of steps that print something; tutorial/figures/found.jpg, which the video gives;
+         data/ and model/, as the commands do
 Run:     python tutorial/walk.py
          python tutorial/walk.py prepare train
 
@@ -34,7 +35,7 @@ STEPS = {
     'other': 'python prepare.py --dataset toy --data_dir data/other --seed 1 --ids 40',
     'threshold': 'python threshold.py --name toy --data_dir data/other',
     'film': 'python -c "from reid.walks import write; write(\'data/walk.avi\', seconds=12)"',
-    'video': 'python search.py video data/walk.avi --find data/toy/pytorch/query/0002 --name toy --out data/found',
+    'video': 'python search.py video data/walk.avi --find data/toy/pytorch/query/0002/0002_c2s3_086538_00.jpg --name toy --out data/found',
 }
 
 
@@ -54,10 +55,12 @@ def main(opts):
         words = shlex.split(STEPS[name])
         done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         print(done.stdout)
-        if done.returncode and name != 'video':  # which ends with 1 where nobody is found
+        if done.returncode > (name == 'video'):  # which ends with 1 where nobody is found
             sys.exit(done.returncode)
         if done.stdout:
             keep(name, done.stdout)
+        if name == 'video':
+            shutil.copy(ROOT / 'data/found/contact.jpg', ROOT / 'tutorial/figures/found.jpg')
 
 
 def keep(name, text):
