@@ -35,7 +35,8 @@ STEPS = {
     'other': 'python prepare.py --dataset toy --data_dir data/other --seed 1 --ids 40',
     'threshold': 'python threshold.py --name toy --data_dir data/other',
     'film': 'python -c "from reid.walks import write; write(\'data/walk.avi\', seconds=12)"',
-    'video': 'python search.py video data/walk.avi --find data/toy/pytorch/query/0002/0002_c2s3_086538_00.jpg --name toy --out data/found',
+    'video': 'python search.py video data/walk.avi --name toy --out data/found '
+    '--find data/toy/pytorch/query/0002/0002_c2s3_086538_00.jpg',
 }
 
 
