@@ -96,7 +96,8 @@ class Search:
                 raise Stopped('it was stopped')
             return self.look(picture)
 
-        with frames.open(path, say=lambda sentence: None) as opened:
+        notes = []
+        with frames.open(path, say=notes.append) as opened:
             if opened.size[0] * opened.size[1] > work.limits.pixels:
                 shape = f'{opened.size[0]} x {opened.size[1]}'
                 raise Problem(f'a frame has {shape} pixels: that is more than is read here')
@@ -113,7 +114,7 @@ class Search:
                 work.embedder.about,
                 say=lambda sentence: None,
             )
-        source['seconds'] = film.length
+        source['seconds'], source['note'] = film.length, ' '.join(notes).replace(str(path), source['name'])
         for seen in film.tracks.values():
             if seen.shot:
                 shots = [Path(view['shot']).name for view in seen.views]

@@ -66,8 +66,8 @@ def routes(api, answers, work, pictures, jobs):
                 continue
             with (place / 'upload' / str(len(job['sources']))).open('xb') as copy:
                 shutil.copyfileobj(part.file, copy, PIECE)
-            job['sources'].append({'name': name[-120:] or 'video', 'picture': picture, 'problem': None, 'seconds': 0,
-                                   'start': None if picture else start})  # fmt: skip
+            job['sources'].append({'name': name[-120:] or 'video', 'picture': picture, 'problem': None, 'note': None,
+                                   'seconds': 0, 'start': None if picture else start})  # fmt: skip
         if not job['sources']:
             raise Wrong('no video: MP4, MOV, MKV, WebM, AVI or MPEG is expected', 'no_such_video')
         names, more = [source['name'] for source in job['sources']], len(job['sources']) - 1

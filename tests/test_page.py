@@ -763,9 +763,35 @@ def test_what_cannot_be_read_among_many_is_named(client, film):
     cut = film[: len(film) // 3]
     place = many(client, ('<i>.mp4', cut), ('b.mp4', film))
     said = read(client.get(place))
-    assert 'Could not be searched to the end: 1' in said.text
+    assert 'Not searched to the end, or with a remark: 1' in said.text
     assert re.search(r'<i>\.mp4 is not a video that can be read', said.text)
     assert 'Who was seen: 2' in said.text
+
+
+def test_a_video_that_was_cut_off_is_searched_up_to_there(client, tmp_path):
+    with frames.writer(tmp_path / 'a.avi', 10, (320, 200)) as write:
+        for i in range(30):
+            write(scene((1, 10 + 2 * i, 20)))
+    whole = (tmp_path / 'a.avi').read_bytes()
+    place = many(client, ('<i>.avi', whole[: len(whole) * 2 // 3]))
+    said = read(client.get(place))
+    assert re.search(r'<i>\.avi ends after (19|20) of 30 frames: it was cut off', said.text)
+    assert 'Who was seen: 1' in said.text
+
+
+def test_many_pictures_are_cancelled_and_what_was_seen_stays(kept):
+    slow = Slow()
+    with page(kept, detect=slow) as client:
+        files = [('video', (f'{i}.png', coded(scene((i, 60, 20))))) for i in range(5)]
+        place = client.post('/page/video', files=files).url.path
+        slow.go.release()
+        wait_for(lambda: client.get(f'{place}/state.json').json()['at'] == '2/5')
+        assert client.get(f'{place}/state.json').json()['part'] == pytest.approx(0.2)
+        client.post(f'{place}/cancel')
+        for _ in range(5):
+            slow.go.release()
+        assert over(client, place) == 'cancelled'
+        assert {row['source'] for row in results(client, place)} in ({'0.png'}, {'0.png', '1.png'})
 
 
 def test_a_timeline_has_an_end(monkeypatch):
@@ -1139,12 +1165,24 @@ def test_a_browser_sees_how_far_a_video_is(tab, film, kept):
     assert page.url.endswith(page.locator('a.danger').get_attribute('href').removesuffix('/remove'))  # no other page
 
 
+def test_a_browser_sends_a_folder(tab, tmp_path):
+    (tmp_path / 'walk').mkdir()
+    for seed, name in enumerate(('a.png', 'b.png', 'notes.txt')):
+        (tmp_path / 'walk' / name).write_bytes(coded(body(seed)) if name != 'notes.txt' else b'x')
+    tab.page.goto('/page/video')
+    tab.page.get_by_label('Or a folder').set_input_files(tmp_path / 'walk')
+    tab.page.get_by_role('button', name='Start').click()
+    tab.page.get_by_text('were left out: 1').wait_for()
+    assert tab.page.get_by_role('link', name='walk/b.png').count() == 1
+    assert fits(tab.page)
+
+
 def test_a_browser_looks_for_a_frame_and_draws_the_people_in_it(tab, film, kept):
     page = tab.page
     page.goto('/page/register')
     video = {'name': 'a.mp4', 'mimeType': 'video/mp4', 'buffer': film}
     page.get_by_label('Video', exact=True).set_input_files(video)
-    page.get_by_role('button', name='Continue').nth(1).click()
+    page.get_by_role('button', name='Look for a frame').click()
     page.get_by_label('Moment').wait_for()
     page.wait_for_load_state()  # with its script
     page.get_by_label('Moment').press('End')
@@ -1211,7 +1249,7 @@ def test_a_browser_logs_in_and_out(kept, browser, film):
         assert fits(tab)
         tab.get_by_role('link', name='登记').click()
         tab.get_by_label('图片').set_input_files(picture('a.png', coded(body(1))))
-        tab.get_by_role('button', name='继续').first.click()
+        tab.get_by_role('button', name='继续').click()
         tab.get_by_label('姓名').fill('安')
         tab.keyboard.press('Enter')
         tab.get_by_text('已登记').wait_for()
