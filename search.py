@@ -7,6 +7,7 @@ Run:     python search.py embed mine.jpg folder/ --name ft_ResNet50 --out featur
          python search.py index create people --name ft_ResNet50
          python search.py index add people ../Market/pytorch/gallery
          python search.py query mine.jpg --index people --top 5
+         python search.py query --text "a woman with a red bag" --index people
          python search.py video street.mp4 --find mine.jpg --name ft_ResNet50
 """
 
@@ -115,8 +116,15 @@ def options():
         'who is it? The entries of an index that are most alike',
         'python search.py query mine.jpg --index people --top 5',
         'python search.py query mine.jpg --index people --camera 2 --since 2026-11-21 --json',
+        'python search.py query --text "a woman with a red bag" --index people',
     )
-    own.add_argument('pictures', nargs='+', type=Path, help='files, or folders of them at any depth')
+    own.add_argument('pictures', nargs='*', type=Path, help='files, or folders of them at any depth')
+    own.add_argument(
+        '--text',
+        nargs='+',
+        metavar='WORDS',
+        help='or what somebody looks like, of a run with --head clip (docs/clip.md)',
+    )
     own.add_argument('--index', dest='where', required=True, help='its folder, or the address of a server')
     own.add_argument('--top', default=10, type=settings.positive, help='how many (default 10)')
     own.add_argument('--camera', type=int, help='entries of this camera only')
@@ -124,7 +132,7 @@ def options():
     own.add_argument('--until', type=moment, help='entries before it only')
     own.add_argument('--threshold', type=score, help='below it, it is unknown (default: where threshold.py says so)')
     own.add_argument('--rerank', action='store_true', help='the nearest 1000 in the order of their own neighbours')
-    own.add_argument('--json', action='store_true', help='a line of JSON for each picture')
+    own.add_argument('--json', action='store_true', help='a line of JSON for each picture, or text')
     utils.embedder_options(own, 'that of the index')
 
     own = job(
@@ -371,6 +379,11 @@ def line(entry):
 
 
 def query(opts):
+    if bool(opts.pictures) == bool(opts.text):
+        raise Problem('pictures are expected, or --text with what somebody looks like: one of the two')
+    if opts.text:
+        query_by_words(opts)
+        return
     paths = files(opts.pictures)
     with index.open(opts.where) as kept, Skipped(len(paths), shown=False) as skipped:
         embedder = utils.embedder(opts, kept, opts.where)
@@ -398,6 +411,37 @@ def nearest(kept, f, opts):
         ((_, order),) = rerank.rerank(f[None], others, k, min(6, k))
         hits = [hits[i] for i in np.argsort(-order[0].numpy(), kind='stable')]
     return hits[: opts.top]
+
+
+def query_by_words(opts):
+    for name in ('threshold', 'rerank'):
+        if name in opts.given:
+            raise Problem(f'--{name} is for pictures: what a text is like has another scale, and no neighbours')
+    with index.open(opts.where) as kept:
+        words = utils.words(opts, kept, opts.where)
+        for text, f in zip(opts.text, words.encode(opts.text).cpu().numpy(), strict=True):
+            hits = alike(kept, f, opts)
+            if opts.json:
+                print(
+                    json.dumps({'text': text, 'hits': [{'score': score, **entry._asdict()} for score, entry in hits]})
+                )
+                continue
+            print(f'{text}:')
+            for score, entry in hits:
+                print(f'  {score:7.4f}  {line(entry)}')
+
+
+def alike(kept, f, opts):
+    """The hits of a text f (E,): their scores are cosines with the last E numbers of a descriptor, which lie in the
+    space of texts. The index knows products with whole descriptors only, and so gives more of them to choose from."""
+    asked = np.zeros((1, kept.dim), np.float32)
+    asked[0, -len(f) :] = f / np.linalg.norm(f)
+    hits = kept.query(asked, max(opts.top, RERANKED), **filters(opts))[0]
+    if not hits:
+        return []
+    seen = kept.vectors([entry.id for _, entry in hits])[:, -len(f) :].astype(np.float64)
+    scores = seen @ asked[0, -len(f) :] / np.maximum(np.linalg.norm(seen, axis=1), 1e-12)
+    return [(float(scores[i]), hits[i][1]) for i in np.argsort(-scores, kind='stable')[: opts.top]]
 
 
 RERANKED = 1000

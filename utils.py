@@ -19,7 +19,20 @@ import torchvision
 import yaml
 
 import model as networks
-from reid import backbones, cli, embedding, index, machine, optim, processes, results, runtime, settings, thresholds
+from reid import (
+    backbones,
+    cli,
+    clip_texts,
+    embedding,
+    index,
+    machine,
+    optim,
+    processes,
+    results,
+    runtime,
+    settings,
+    thresholds,
+)
 from reid.files import replacing
 from reid.problem import Problem
 
@@ -407,6 +420,21 @@ def embedder(opts, kept=None, where=None, threads=0):
     if kept:
         index.same_network(where, about, found.about)
     return found
+
+
+def words(opts, kept, where):
+    """What turns texts into vectors that descriptors of an index can be compared with: of the run that made them."""
+    if opts.model:
+        raise Problem(f'--text needs a text encoder, which {opts.model} does not have: --name RUN')
+    about = embedder(opts, kept, where).about
+    folder = find_run(about['run'])
+    trained = read_opts(folder)
+    if trained['head'] not in clip_texts.HEADS or about['test_feature'] != 'before':
+        raise Problem(
+            f'--text: the descriptors of {about["run"]} have nothing in common with texts. Those of a run with --head '
+            f'clip have, with --test_feature before'
+        )
+    return clip_texts.of_saved(clip_texts.load(folder, trained['backbone']), trained['backbone'])
 
 
 def of_run(opts, made):

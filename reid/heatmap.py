@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from reid.features import describe
+from reid.problem import Problem
 
 
 def heat(model, x, flip=True):
@@ -31,6 +32,8 @@ def shares(model, x, target):
     """
     with torch.no_grad():
         maps = model.maps(x)  # (B, C, h, w)
+    if maps.shape[2:] == (1, 1):
+        raise Problem('this network gives one feature of the whole picture, and no map of places: leave --heatmap out')
     maps.requires_grad_()
     score = model.pool(maps) @ target  # (B,)
     (gradient,) = torch.autograd.grad(score.sum(), maps)

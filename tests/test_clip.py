@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import json
 import math
 import shutil
 import sys
@@ -12,9 +13,10 @@ from conftest import ROOT
 
 import model as networks
 import prepare
+import search
 import train
 import utils
-from reid import backbones, cli, clip_nets, clip_texts, losses, optim
+from reid import augment, backbones, cli, clip_nets, clip_texts, exporting, features, heatmap, index, losses, optim
 from reid.data import MEAN, STD
 from reid.files import read_rows
 from reid.problem import Problem
@@ -579,3 +581,84 @@ def test_what_does_not_go_together_is_a_sentence(here, capsys):
     (here / 'model/cut/text.pth').unlink()
     assert 'keeps no texts' in refused(f'a {second} {SECOND} --from cut', capsys)
     assert 'holds no text encoder' in refused(f'a {first} {FIRST} --weights model/cut/net_last.pth', capsys)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# search, export, and the pictures of demo.py
+
+
+def searched(words):
+    cli.start(search.main, search.options, words)
+
+
+@pytest.fixture
+def people(here, tmp_path, capsys):
+    """An index of what the run `two` says of some pictures."""
+    where = str(tmp_path / 'people')
+    searched(['index', 'create', where, '--name', 'two', '--gpu_ids', '-1'])
+    searched(['index', 'add', where, 'toy/pytorch/gallery', '--gpu_ids', '-1'])
+    capsys.readouterr()
+    return where
+
+
+def test_a_text_finds_the_pictures_whose_projection_is_nearest(people, here, capsys):
+    texts = ['a man in red', 'a woman with a bag']
+    searched(['query', '--text', *texts, '--index', people, '--top', '3', '--json', '--gpu_ids', '-1'])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{')]
+    assert [one['text'] for one in found] == texts
+    tower = clip_texts.of_saved(clip_texts.load(here / 'model/two', 'clip/tiny'), 'clip/tiny')
+    with index.open(people) as kept:
+        entries = kept.find()
+        projections = torch.from_numpy(kept.vectors([entry.id for entry in entries]))[:, 64:]
+    for one in found:
+        cosines = torch.nn.functional.cosine_similarity(tower.encode([one['text']]), projections)
+        best = cosines.argsort(descending=True)[:3]
+        assert [hit['path'] for hit in one['hits']] == [entries[i].path for i in best]
+        assert [hit['score'] for hit in one['hits']] == pytest.approx(cosines[best].tolist(), abs=1e-5)
+    searched(['query', '--text', 'a man', '--index', people, '--camera', '1', '--top', '2', '--gpu_ids', '-1'])
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index('a man:')
+    assert len(lines) == at + 3
+    assert all('camera 1' in line for line in lines[at + 1 :])
+
+
+def test_what_words_cannot_be_compared_with_is_a_sentence(people, here, capsys, tmp_path):
+    fit('plain --head bnneck --stride 2 --weights none --total_epoch 0 --overwrite')
+    other = str(tmp_path / 'other')
+    searched(['index', 'create', other, '--name', 'plain', '--gpu_ids', '-1'])
+    capsys.readouterr()
+    for words, sentence in {
+        f'--index {other} --text man': 'have nothing in common with texts',
+        f'--index {people}': 'pictures are expected, or --text',
+        f'--index {people} a.jpg --text man': 'one of the two',
+        f'--index {people} --text man --rerank': '--rerank is for pictures',
+        f'--index {people} --text man --model a.onnx': '--text needs a text encoder',
+        f'--index {people} --text {"bag." * 39}': 'fit at most: say it in fewer words',
+    }.items():
+        with pytest.raises(SystemExit):
+            searched(['query', *words.split(), '--gpu_ids', '-1'])
+        assert sentence in capsys.readouterr().err, words
+
+
+def test_an_export_says_the_same(here, tmp_path):
+    pytest.importorskip('onnxruntime')
+    from reid import runtime
+
+    net, opts = utils.load_run('two')
+    pictures = torch.randint(0, 256, (3, 64, 32, 3), generator=SEEN, dtype=torch.uint8)
+    with torch.no_grad():
+        x = augment.normalise(pictures.permute(0, 3, 1, 2))
+        expected = features.describe(net, x)
+    about = {'run': 'two', 'which_epoch': 'last', 'weights': {'sha256': 'a'}, 'size': (64, 32), 'dim': net.dim}
+    about |= {'test_feature': 'before', 'bounds': None, 'versions': {}}
+    for form, suffix in (('onnx', 'onnx'), ('torchscript', 'pt')):
+        path = tmp_path / f'two.{suffix}'
+        exporting.write(form, net, (64, 32), path, about)
+        found = torch.from_numpy(runtime.opened(path)(pictures.numpy()))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_heat_map_of_a_single_place_is_a_sentence(here):
+    net, _ = utils.load_run('two')
+    with pytest.raises(Problem, match='leave --heatmap out'):
+        heatmap.heat(net, torch.zeros(2, 3, 64, 32))
