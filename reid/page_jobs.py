@@ -12,6 +12,7 @@ import logging
 import re
 import shutil
 import threading
+import time
 from contextlib import suppress
 
 from reid.files import replacing
@@ -56,14 +57,14 @@ class Jobs:
             with suppress(OSError, ValueError):
                 if re.fullmatch(ID, place.name):
                     job = json.loads((place / 'job.json').read_text(encoding='utf-8'))
-                    found += [job] if 'sources' in job else []  # else it is of an earlier version
+                    found += [job] if 'took' in job else []  # else it is of an earlier version
         return found
 
     def one(self, id):
         with suppress(OSError, ValueError, KeyError):
             if re.fullmatch(ID, id):
                 job = json.loads((self.folder / id / 'job.json').read_text(encoding='utf-8'))
-                return job | {'sources': job['sources']}
+                return job | {'took': job['took']}
         raise Refused(404, 'this search in a video is not here any more')
 
     def keep(self, job):
@@ -121,8 +122,9 @@ class Jobs:
 
     def run(self):
         while (job := self.next()) is not None:
-            search, state, problem, rows = self.search, FAILED, None, []
+            search, state, problem, rows, began = self.search, FAILED, None, [], time.monotonic()
             try:
+                job['entries'] = self.work.index.stats()['entries']
                 state = DONE if search.run() else CANCELLED
                 rows, faults = search.people(), [source['problem'] for source in job['sources']]
                 if state == DONE and all(faults):
@@ -132,6 +134,7 @@ class Jobs:
             except Exception:  # a bug: the next job is none the worse for it
                 logging.getLogger(__name__).exception('a search in a video')
                 problem = 'something went wrong in the service, and its log says what'
+            job['took'] = round(time.monotonic() - began)
             self.end(job, state, problem, rows)
 
     def next(self):

@@ -74,7 +74,7 @@ class Search:
             who = {name: best[name] for name in ('score', 'name', 'hit')} | {'shot': shot(best)}
             looks = [{name: one[name] for name in ('source', 'track', 'spans', 'score')} | {'shot': shot(one)}
                      for one in looks]  # fmt: skip
-            found.append({**who, 'looks': looks})
+            found.append({**who, 'looks': looks, 'count': len(looks)})
         order = [(2 if one['score'] is None else -one['score'], i) for i, one in enumerate(found)]
         return [found[i] for _, i in sorted(order)]
 

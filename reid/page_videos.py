@@ -41,7 +41,8 @@ def routes(api, answers, work, pictures, jobs):
         threshold = thresholds.least(own.threshold, bounds)
         job = {'id': fresh(), 'who': None, 'threshold': threshold, 'every': own.every, 'renew': own.renew,
                'tracker': own.tracker, 'whole': own.detector, 'detector': detector,
-               'problem': None, 'rows': [], 'sources': [], 'left_out': 0}  # fmt: skip
+               'problem': None, 'rows': [], 'sources': [], 'left_out': 0,
+               'entries': 0, 'took': 0}  # fmt: skip
         place = jobs.folder / f'{job["id"]}.part'
         try:
             await work.alone(kept, job, place, found, start)

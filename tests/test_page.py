@@ -693,6 +693,7 @@ def test_one_person_in_several_videos_and_pictures_is_one_row(client, kept, film
         'Who was seen: 3' in said.text
     )  # Ann and one more in both videos, one of whom is in the picture, with a third
     assert 'were left out: 2' in said.text
+    assert 'Compared with entries: 1 Tracks, and people in pictures 6 Detector fake' in said.text
     rows = results(client, place)
     ann = [row for row in rows if row['name'] == 'Ann' and row['known'] == 'yes']
     assert [(row['source'], row['person'], row['from_clock']) for row in ann] == [
