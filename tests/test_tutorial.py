@@ -96,14 +96,26 @@ def test_a_mark_without_an_end_is_a_sentence():
         tool('pull').renewed('before\n<!-- code: make.py -->\n', 'x.md')
 
 
-def test_every_quick_question_has_an_answer():
-    text, answers = ((TUTORIAL / name).read_text(encoding='utf-8') for name in ('README.md', 'answers.md'))
+@pytest.mark.parametrize('language', ['', '.zh'])
+def test_every_quick_question_has_an_answer(language):
+    names = [f'README{language}.md', f'answers{language}.md']
+    text, answers = ((TUTORIAL / name).read_text(encoding='utf-8') for name in names)
     asked = re.findall(r'^- (\d+\.\d+) ', text, re.M)
     chapters = re.findall(r'^## (\d+)\. ', text, re.M)
     assert asked == [f'{chapter}.{i}' for chapter in chapters[:-1] for i in (1, 2)]  # the last one only has work to do
     assert re.findall(r'^## (\d+\.\d+)$', answers, re.M) == asked
     for question in asked:  # and each leads to its own
-        assert f'(answers.md#{question.replace(".", "")})' in text, question
+        assert f'({names[1]}#{question.replace(".", "")})' in text, question
+
+
+@pytest.mark.parametrize('name', ['README', 'answers'])
+def test_both_languages_show_the_same(name):
+    """Code, output and figures, in the same order; test_docs.py compares commands and headings."""
+    english, chinese = ((TUTORIAL / f'{name}{end}').read_text(encoding='utf-8') for end in ('.md', '.zh.md'))
+    for what in (r'^<!-- [^\n]* -->$', r'^```.*?^```$', r'!\[[^\]]*\]\((.*?)\)', r'^\|'):
+        assert re.findall(what, chinese, re.M | re.S) == re.findall(what, english, re.M | re.S), what
+    assert f'[中文]({name}.zh.md)' in english
+    assert f'[English]({name}.md)' in chinese
 
 
 def test_the_commands_that_were_recorded_are_those_of_the_text():
