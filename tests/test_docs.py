@@ -316,7 +316,7 @@ def test_the_help_of_a_job_names_what_has_to_be_typed(capsys):
     with pytest.raises(SystemExit):
         cli.parse(module_of('search.py').options(), ['query', '--help'])
     usage = ' '.join(capsys.readouterr().out.partition('\n\n')[0].split())
-    assert re.fullmatch(r'usage: .* query \[options\] --index WHERE pictures \[pictures \.\.\.\]', usage)
+    assert re.fullmatch(r'usage: .* query \[options\] --index WHERE \[pictures \.\.\.\]', usage)
 
 
 def test_the_help_of_toy_data_says_what_is_drawn():
