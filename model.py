@@ -112,7 +112,7 @@ class Net(nn.Module):
     `before` the head, or what the head makes of it, `after`.
     """
 
-    parts, frozen = 1, False
+    parts, frozen, cameras = 1, False, None
 
     def __init__(self, trunk, pool, head, loss_feature='after', test_feature='after'):
         super().__init__()
@@ -147,7 +147,7 @@ class Net(nn.Module):
 class PCB(nn.Module):
     """Part-based convolutional baseline, arXiv 1711.09349: six horizontal stripes, six classifiers of their own."""
 
-    parts, frozen = 6, False
+    parts, frozen, cameras = 6, False, None
 
     def __init__(self, trunk, pool, nclasses, droprate=0.5, linear_num=256):
         super().__init__()
@@ -178,24 +178,52 @@ class PCB(nn.Module):
         return [self.avgpool, *(getattr(self, f'classifier{i}') for i in range(self.parts))]
 
 
+class Cameras(nn.Module):
+    """Side information embedding, arXiv 2102.04378: a learnt vector for each camera of training, `known` by number.
+
+    Times `coefficient` it is added to the class token, as in the code of CLIP-ReID (that paper adds it to all tokens).
+    A picture of another camera, or of nobody knows which, gets the mean of all vectors.
+    """
+
+    def __init__(self, known, width, coefficient):
+        super().__init__()
+        self.coefficient = coefficient
+        self.register_buffer('known', torch.tensor(known), persistent=False)
+        self.vectors = nn.Parameter(torch.empty(len(known), width))
+        nn.init.trunc_normal_(self.vectors, std=0.02)
+
+    def forward(self, cams=None):  # (B,) numbers -> (B, width); of no camera at all: (1, width)
+        share = self.vectors.new_full((1, len(self.known)), 1 / len(self.known))  # (1, C)
+        if cams is not None:
+            own = cams[:, None] == self.known  # (B, C)
+            share = torch.where(own.any(1, keepdim=True), own.to(share.dtype), share)
+        return self.coefficient * (share @ self.vectors)
+
+
 class Clip(nn.Module):
     """CLIP-ReID, arXiv 2211.13977: a BNNeck for CLIP's image feature, and one for its projection into the space of
     texts. A descriptor is both of them, before their heads.
 
     The losses compare three `pieces`, each by itself: the feature before the last layer, the feature, its projection.
+    With `cameras` a network takes those of the pictures besides, net(x, cams); net(x) is what it says of unknown ones.
     """
 
     parts, frozen = 1, False
 
-    def __init__(self, trunk, pieces, nclasses, test_feature='before'):
+    def __init__(self, trunk, pieces, nclasses, test_feature='before', cameras=None):
         super().__init__()
         self.backbone, self.model = trunk.name, trunk.net
         self.classifier, self.projected = (BNNeck(width, nclasses) for width in pieces[-2:])
         self.pieces, self.test_feature = pieces, test_feature
         self.width, self.dim = sum(pieces), trunk.channels
+        self.cameras = cameras
 
-    def maps(self, x):  # (B, 3, H, W) -> (B, dim, 1, 1)
-        return backbones.maps(self.backbone, self.model, x)
+    def told(self, cams):
+        """What the backbone is told besides the pictures."""
+        return [] if self.cameras is None else [self.cameras(*cams)]
+
+    def maps(self, x, *cams):  # (B, 3, H, W) -> (B, dim, 1, 1)
+        return backbones.maps(self.backbone, self.model, x, *self.told(cams))
 
     def pool(self, maps):
         pooled = maps.flatten(1)  # (B, dim)
@@ -204,16 +232,16 @@ class Clip(nn.Module):
         both = zip((self.classifier, self.projected), pooled.split(self.pieces[-2:], 1), strict=True)
         return torch.cat([head.add_block(piece) for head, piece in both], 1)
 
-    def forward(self, x):
-        pieces = clip_nets.features(self.model, x)
+    def forward(self, x, *cams):
+        pieces = clip_nets.features(self.model, x, *self.told(cams))
         (logits, _), (projected, _) = self.classifier(pieces[-2]), self.projected(pieces[-1])
         return [logits, projected], torch.cat(pieces, 1)  # two of (B, C); (B, width)
 
-    def embed(self, x):
-        return self.pool(self.maps(x))
+    def embed(self, x, *cams):
+        return self.pool(self.maps(x, *cams))
 
     def heads(self):
-        return [self.classifier, self.projected]
+        return [self.classifier, self.projected, *([] if self.cameras is None else [self.cameras])]
 
 
 class ClipText(nn.Module):
@@ -222,7 +250,7 @@ class ClipText(nn.Module):
     Nothing in it changes, so what it makes of a picture is computed once. Its scores say whose text is alike.
     """
 
-    parts, frozen = 1, True
+    parts, frozen, cameras = 1, True, None
 
     def __init__(self, trunk, pieces, nclasses):
         super().__init__()
@@ -273,7 +301,11 @@ def pcb(trunk, pool, opts):
 
 def clip(trunk, pool, opts):
     pieces = clip_nets.widths(trunk.net, opts.height, opts.width)
-    return Clip(trunk, pieces, opts.nclasses, opts.test_feature)
+    coefficient = getattr(opts, 'camera_embedding', 0)
+    if coefficient and not clip_nets.is_vit(trunk.net):
+        raise Problem(f'--camera_embedding is for vision transformers such as clip/ViT-B-16, which {trunk.name} is not')
+    cameras = Cameras(opts.cameras, trunk.net.conv1.out_channels, coefficient) if coefficient else None
+    return Clip(trunk, pieces, opts.nclasses, opts.test_feature, cameras)
 
 
 def clip_text(trunk, pool, opts):
@@ -308,6 +340,8 @@ def complete(opts):
             '--loss_feature and --test_feature before: --head pcb has one feature for each. Leave them out, or say '
             'after (over a recipe)'
         )
+    if getattr(opts, 'camera_embedding', 0) and opts.head != 'clip':
+        raise Problem(f'--camera_embedding is for --head clip, the second stage of CLIP-ReID, and not for {opts.head}')
     of_clip = opts.backbone.startswith('clip/')
     if opts.head in CLIP and not of_clip:
         raise Problem(f'--head {opts.head} is for the networks of CLIP, such as --backbone clip/ViT-B-16')
@@ -374,7 +408,11 @@ def load_weights(model, path, warm_start=False):
         )
     own.update(found)
     model.load_state_dict(own)
-    return f'{path}: {len(found)} of {len(own)} tensors' + (f', not in it: {", ".join(absent)}' if absent else '')
+    told = f'{path}: {len(found)} of {len(own)} tensors' + (f', not in it: {", ".join(absent)}' if absent else '')
+    if 'cameras.vectors' in state and 'cameras.vectors' not in found:
+        why = f'here are {len(model.cameras.known)}' if model.cameras else '--camera_embedding would take it'
+        told += f'; its embedding of {len(state["cameras.vectors"])} cameras is left out: {why}'
+    return told
 
 
 def read_state(path):

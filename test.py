@@ -8,7 +8,7 @@ Run:     python test.py --name ft_ResNet50 --test_dir ../Market/pytorch
 import time
 
 import utils
-from reid import cli, data, features, processes, results, settings
+from reid import cli, data, features, identities, processes, results, settings
 from reid.problem import Problem
 
 
@@ -51,6 +51,7 @@ def main(opts):
     # 3. features, of unit length
     began, found = time.time(), {}
     for part, (paths, _, cams) in people.items():
+        how['cams'] = identities.as_in_training(cams, root, trained_on)  # which some networks ask for
         f = features.extract(model, paths, (trained.height, trained.width), device, **how, title=parts[part])
         names = [data.relative(path, root) for path in paths]
         found[part] = results.Features(f, ids[part], cams, names)

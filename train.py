@@ -103,6 +103,8 @@ def main(opts):
 
     # 3. model
     opts.nclasses = len(names)
+    if not opts.resume:
+        opts.cameras = identities.cameras(train) if opts.camera_embedding else []
     model = networks.build(opts)
     print(runs.gone_on(state, names, folder) if state else networks.initialise(model, opts.weights, opts.backbone))
     if opts.weights == 'none' and opts.total_epoch and opts.backbone_lr < 1 and not (state or model.frozen):
@@ -122,17 +124,18 @@ def main(opts):
     }:  # a network that takes no other size says so now
         backbones.channels(opts.backbone, model.model, *size)
 
-    def load(paths, labels, **how):
-        """Batches of uint8 pictures (B, 3, H, W) and labels (B,). Of what a frozen network sees in them: (B, D)."""
+    def load(paths, labels, cams=None, **how):
+        """Batches of uint8 pictures (B, 3, H, W) and labels (B,), and of cameras (B,) if the network asks for them. Of
+        what a frozen network sees in pictures: (B, D)."""
         where = {'folder': roots[0], 'where': opts.cache, 'device': device, 'workers': opts.num_workers}
         batches = partial(cache.batches, paths, labels, opts.height, opts.width, opts.batchsize, **where)
         if not model.frozen:
-            return batches(**how)
+            return batches(cams=cams if model.cameras else None, **how)
         seen = features.kept(model, batches(), len(paths), cast)
         return cache.Rows(seen, labels, opts.batchsize, device, **how)
 
-    batches = {'train': load(train.paths, labels, train=True, sampler=sampler, policy=opts.policy)}
-    batches |= {'val': load(val.paths, val_labels)} if val_labels and opts.ce else {}
+    batches = {'train': load(train.paths, labels, train.cams, train=True, sampler=sampler, policy=opts.policy)}
+    batches |= {'val': load(val.paths, val_labels, val.cams)} if val_labels and opts.ce else {}
 
     # 5. losses
     criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
@@ -284,6 +287,8 @@ def what_to_learn(opts):
     elif alone := [name for name, *_ in chosen if name in losses.PAIRS]:
         print(f'--loss {" ".join(alone)} compares pictures of one person, of which a batch has few: add --pk 8 4')
     of_texts(opts, chosen)
+    if opts.camera_embedding and (opts.adv or opts.DG or opts.average != 'none'):
+        raise Problem('--camera_embedding goes without --adv, --DG and --average, which look at pictures of no camera')
     if opts.ce == 0 and not any(weight for _, weight, _ in chosen):
         raise Problem('--ce 0 leaves nothing to learn: name a --loss')
     if opts.DG and opts.average == 'none':
@@ -327,11 +332,11 @@ def go_through(batches, look, model, judge, cast, title, learn=None, accumulate=
     shown. Where there is a `learn`, it is called with each loss to update the weights; else nothing changes."""
     model.train(learn is not None)
     loss_sum, wrong, seen = 0.0, 0, 0
-    for i, (x, y) in enumerate(tqdm(batches, desc=title, leave=False, disable=processes.hidden()), 1):
+    for i, (x, y, *cams) in enumerate(tqdm(batches, desc=title, leave=False, disable=processes.hidden()), 1):
         x = look(x)  # (B, 3, H, W)
         with torch.set_grad_enabled(learn is not None):
             with cast:  # half precision, if asked for, but never in the loss
-                logits, feature = model(x)  # a list of (B, C): one, or six of PCB; (B, D)
+                logits, feature = model(x, *cams)  # a list of (B, C): one, or six of PCB; (B, D)
             logits = [z.float() for z in logits]
             loss = judge(x, y, logits, feature)
         if learn:
@@ -356,7 +361,7 @@ def rank(model, held_out, opts, device, cast):
     found, size = [], (opts.height, opts.width)
     how = {'cast': cast, 'workers': opts.num_workers, 'title': 'held out'}
     for part, ids in zip(held_out, data.numbers(*held_out), strict=True):
-        f = features.extract(model, part.paths, size, device, opts.batchsize, **how)
+        f = features.extract(model, part.paths, size, device, opts.batchsize, **how, cams=part.cams)
         found.append(Features(f, ids, part.cams, part.paths))
     figures = ranking.evaluate(*found, device)
     return {'rank1': figures['rank1'], 'map': figures['map_trapezoid']}
@@ -374,6 +379,7 @@ def resume(folder, opts):
     fixed = [name for name in saved if name not in free and hasattr(opts, name)]
     advice = f'Leave it out, or begin another run from these weights: --name NEW --weights {folder}/net_last.pth'
     utils.agree(opts, saved, fixed, folder / 'opts.yaml', advice)
+    opts.cameras = saved['cameras']
     for name in [*fixed, *free]:
         if name in saved and (name in fixed or name not in opts.given):
             setattr(opts, name, saved[name])

@@ -82,6 +82,13 @@ def network_options(parser, about='What the network is made of.'):
         help='pixels that neighbouring patches of clip/ViT share: 0 (default), or 4 for finer ones, twice as slow',
     )
     group.add_argument(
+        '--camera_embedding',
+        default=0.0,
+        type=settings.rate,
+        help='--head clip of a clip/ViT adds a learnt vector for each camera of training, so many times: 0 (default: '
+        'without), or 1 to 3, for cameras that stay the same',
+    )
+    group.add_argument(
         '--droprate',
         default=0.5,
         type=settings.fraction,
@@ -319,17 +326,21 @@ def result_named(name):
     return path
 
 
-NETWORK = ('backbone', 'pool', 'head', 'height', 'width', 'stride', 'overlap', 'droprate', 'linear_num', 'loss_feature')
+NETWORK = (
+    *('backbone', 'pool', 'head', 'height', 'width', 'stride', 'overlap', 'camera_embedding', 'droprate', 'linear_num'),
+    'loss_feature',
+)
 
 
 def save_opts(opts, folder, device):
     """opts.yaml: the options, and a block `run:` with what is no option."""
     if not processes.first():
         return
-    none = ('given', 'command', 'config', 'nclasses', 'resume', 'overwrite')
+    none = ('given', 'command', 'config', 'nclasses', 'cameras', 'resume', 'overwrite')
     options = {name: value for name, value in vars(opts).items() if name not in none}
     run = {'nclasses': opts.nclasses, 'command': opts.command, 'device': machine.describe(device)}
     run |= {'processes': processes.count(), **versions()}
+    run |= {'cameras': opts.cameras} if opts.camera_embedding else {}
     write_opts(folder, {**options, 'run': run})
 
 
@@ -357,8 +368,9 @@ def read_opts(folder):
         return upstream_opts(saved, path)
     if saved.get('head') not in networks.HEADS:
         raise Problem(f'{path} asks for a head that is not built here: {saved.get("head")}')
-    later = {'pool': 'avg', 'overlap': 0, 'loss_feature': 'after', 'test_feature': 'after'}  # older runs lack these
-    opts = {'data_dir': [], **later, **saved, 'nclasses': run.get('nclasses')}
+    later = {'pool': 'avg', 'overlap': 0, 'camera_embedding': 0.0, 'loss_feature': 'after', 'test_feature': 'after'}
+    opts = {'data_dir': [], **later, **saved}  # older runs lack these
+    opts |= {'nclasses': run.get('nclasses'), 'cameras': run.get('cameras', [])}
     if isinstance(opts['data_dir'], str):
         opts['data_dir'] = [opts['data_dir']]
     missing = [name for name in (*NETWORK, 'nclasses') if opts.get(name) is None]
@@ -384,7 +396,7 @@ def upstream_opts(saved, path):
     if opts['head'] == 'classblock':
         opts |= {name: saved[name] for name in ('stride', 'linear_num') if name in saved}
     data_dir = [saved['data_dir']] if saved.get('data_dir') else []
-    return {**opts, 'overlap': 0, 'droprate': saved.get('droprate', 0.5), 'data_dir': data_dir}
+    return {**opts, 'overlap': 0, 'camera_embedding': 0.0, 'droprate': saved.get('droprate', 0.5), 'data_dir': data_dir}
 
 
 def agree(opts, saved, names, where, advice='Leave it out, or name another run'):

@@ -114,15 +114,15 @@ def trunk(name, stride=2, height=256, width=128, overlap=0):
     return find(check(name)).make(name, stride, height, width, **({'overlap': overlap} if overlap else {}))
 
 
-def maps(name, net, x):
-    """x (B, 3, H, W) -> (B, C, h, w)"""
+def maps(name, net, x, *camera):
+    """x (B, 3, H, W) -> (B, C, h, w). `camera`: see clip_nets.features, for its networks only."""
     only = getattr(net, 'only', None)
     if only and tuple(x.shape[2:]) != only:
         raise Problem(
             f'{name} was made for pictures of {only[0]} x {only[1]} and takes no others ({x.shape[2]} x {x.shape[3]}): '
             f'leave --ms and --grow out'
         )
-    return find(name).maps(net, x)
+    return find(name).maps(net, x, *camera)
 
 
 def channels(name, net, height, width):

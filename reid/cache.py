@@ -51,24 +51,26 @@ def batches(
     where='auto',
     workers=0,
     policy='none',
+    cams=None,
 ):
     """Batches in order, or for training shuffled and without an incomplete last one (BatchNorm wants more than one), or
-    those that a sampler makes up (reid.samplers). `folder` is the tree that the pictures are in."""
+    those that a sampler makes up (reid.samplers). `folder` is the tree that the pictures are in. With `cams`, a camera
+    for each picture, batches are (x, y, cams (B,))."""
     if not train:  # each process looks at some of them
         mine = processes.share(len(paths))
-        paths, labels = paths[mine], labels[mine]
+        paths, labels, cams = paths[mine], labels[mine], None if cams is None else cams[mine]
     kept = decoded(paths, height, width, where, folder, device)
     order = turns(len(paths), batchsize, train) if sampler is None else sampler
     order = processes.own(order) if train else order  # and here, at some of each batch
     if kept is not None:
-        return Batches(kept, labels, device, order, policy)
-    return loading(paths, labels, height, width, order, device, workers, policy)
+        return Batches(kept, labels, device, order, policy, cams)
+    return loading(paths, labels, height, width, order, device, workers, policy, cams)
 
 
-def loading(paths, labels, height, width, order, device, workers, policy='none'):
+def loading(paths, labels, height, width, order, device, workers, policy='none', cams=None):
     """Batches that are decoded when they are asked for, by `workers` processes (0: by this one)."""
     loader = DataLoader(
-        Decoding(paths, labels, height, width, policy),
+        Decoding(paths, labels, height, width, policy, cams),
         batch_sampler=order,
         num_workers=min(workers, len(paths)),
         pin_memory=device.type == 'cuda',
@@ -105,8 +107,10 @@ class Rows:
 class Batches:
     """From decoded pictures uint8 (N, H, W, 3), wherever they are."""
 
-    def __init__(self, pictures, labels, device, order, policy='none'):
-        self.pictures, self.labels, self.device = pictures, torch.as_tensor(labels, dtype=torch.int64), device
+    def __init__(self, pictures, labels, device, order, policy='none', cams=None):
+        self.pictures, self.device = pictures, device
+        numbers = [labels] if cams is None else [labels, cams]
+        self.numbers = [torch.as_tensor(some, dtype=torch.int64) for some in numbers]
         self.turns, self.policy = order, POLICIES[policy]()
 
     def __len__(self):
@@ -117,17 +121,17 @@ class Batches:
         for positions in self.turns:
             positions = torch.tensor(positions)
             x = self.pictures.index_select(0, positions.to(self.pictures.device))  # (B, H, W, 3)
-            x, y = each(self.policy, x.permute(0, 3, 1, 2)), self.labels[positions]
+            x = each(self.policy, x.permute(0, 3, 1, 2))
             if x.device.type == 'cpu' and self.device.type == 'cuda':
                 x = x.pin_memory()
-            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            yield tuple(t.to(self.device, non_blocking=True) for t in (x, *(some[positions] for some in self.numbers)))
 
 
 class Decoding(Dataset):
     """Paths and labels -> (uint8 (3, H, W), label), for processes that decode. Without labels they are -1."""
 
-    def __init__(self, paths, labels, height, width, policy='none'):
-        self.paths, self.labels, self.height, self.width = paths, labels, height, width
+    def __init__(self, paths, labels, height, width, policy='none', cams=None):
+        self.paths, self.labels, self.cams, self.height, self.width = paths, labels, cams, height, width
         self.policy = POLICIES[policy]()
 
     def __len__(self):
@@ -135,7 +139,8 @@ class Decoding(Dataset):
 
     def __getitem__(self, i):
         picture = torch.from_numpy(decode(self.paths[i], self.height, self.width)).permute(2, 0, 1)
-        return self.policy(picture), int(self.labels[i]) if self.labels is not None else -1
+        label = int(self.labels[i]) if self.labels is not None else -1
+        return self.policy(picture), label, *([] if self.cams is None else [int(self.cams[i])])
 
 
 class Moving:
@@ -149,8 +154,8 @@ class Moving:
 
     def __iter__(self):
         try:
-            for x, y in self.loader:
-                yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            for batch in self.loader:
+                yield tuple(t.to(self.device, non_blocking=True) for t in batch)
         except RuntimeError as error:
             if 'DataLoader worker' not in str(error):
                 raise

@@ -169,12 +169,13 @@ def positions(grid, width):
 # 3. features
 
 
-def features(net, x):
+def features(net, x, camera=None):
+    """`camera` (B or 1, C): of vision transformers, what is added to the class token, before all layers."""
     x = (x * channel(STD, x) + channel(MEAN, x) - 0.5) / 0.5  # to -1 ... 1
     if is_resnet(net):
         return resnet_features(net, x)
     if is_vit(net):
-        return vit_features(net, x)
+        return vit_features(net, x, camera)
     pooled = net.trunk(x)
     return [pooled, net.head(pooled)]
 
@@ -183,11 +184,13 @@ def channel(values, x):
     return torch.tensor(values, dtype=x.dtype, device=x.device).view(3, 1, 1)
 
 
-def vit_features(net, x):
+def vit_features(net, x, camera=None):
     """Those of the class token."""
     x = net.conv1(x)  # (B, C, h, w)
     where = resized(net.positional_embedding[None], net.grid, tuple(x.shape[2:])).to(x.dtype)
     first = net.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+    if camera is not None:
+        first = first + camera[:, None].to(x.dtype)
     x = net.ln_pre(torch.cat([first, x.flatten(2).transpose(1, 2)], 1) + where)  # (B, 1 + h w, C)
     *before, last = net.transformer.resblocks
     for block in before:
@@ -225,8 +228,8 @@ def attended(net, maps):
     return head.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
 
 
-def maps(net, x):
-    return torch.cat(features(net, x)[-2:], 1)[:, :, None, None]
+def maps(net, x, camera=None):
+    return torch.cat(features(net, x, camera)[-2:], 1)[:, :, None, None]
 
 
 def widths(net, height, width):
@@ -297,6 +300,7 @@ NAMES = {
     'bottleneck.': 'classifier.add_block.',
     'classifier_proj.weight': 'projected.classifier.weight',
     'classifier.weight': 'classifier.classifier.weight',
+    'cv_embed': 'cameras.vectors',
 }
 
 

@@ -1,5 +1,6 @@
 """Pictures -> descriptors: the one place where mirrored views, scales and unit length are decided."""
 
+from collections import namedtuple
 from contextlib import nullcontext
 
 import numpy as np
@@ -29,21 +30,38 @@ def describe(model, x, flip=True, scales=(1.0,)):
     return f.flatten(1)
 
 
+Told = namedtuple('Told', 'embed parts')  # what describe() wants of a network
+
+
+def told(model, cams):
+    """The network, told by which cameras (B,) the pictures are that it will describe: for one that asks for them."""
+
+    def embed(views):  # (B, 3, H, W), or (2B, 3, H, W) with the mirrored ones behind them
+        return model.embed(views, cams.repeat(len(views) // len(cams)))
+
+    return Told(embed, model.parts)
+
+
 @torch.inference_mode()
-def extract(model, paths, size, device, batchsize, flip=True, scales=(1.0,), cast=None, workers=0, title='features'):
-    """Pictures, brought to size (height, width) -> (N, D) float32, in order. Several processes share them."""
-    mine, net, cast = paths[processes.share(len(paths))], folding.quick(model, size, cast), cast or nullcontext()
-    batches = cache.loading(mine, None, *size, cache.turns(len(mine), batchsize), device, workers)
+def extract(
+    model, paths, size, device, batchsize, flip=True, scales=(1.0,), cast=None, workers=0, title='features', cams=None
+):
+    """Pictures, brought to size (height, width) -> (N, D) float32, in order. Several processes share them. `cams`: the
+    camera of each, by its number in training, for networks that ask for it; without them all are unknown."""
+    share, asks = processes.share(len(paths)), cams is not None and model.cameras is not None
+    mine, net, cast = paths[share], folding.quick(model, size, cast), cast or nullcontext()
+    labels = cams[share] if asks else None
+    batches = cache.loading(mine, labels, *size, cache.turns(len(mine), batchsize), device, workers)
     out, held, done = np.empty((len(mine), model.dim), np.float32), [], 0
 
-    def described(x):
+    def described(x, seen_by=None):
         with cast:
-            return describe(net, augment.normalise(x), flip, scales)
+            return describe(told(net, seen_by) if asks else net, augment.normalise(x), flip, scales)
 
     try:
         with tqdm(total=len(mine), desc=title, unit='img', disable=processes.hidden()) as bar:
-            for i, (x, _) in enumerate(batches, 1):
-                held.append(described(x))
+            for i, (x, seen_by) in enumerate(batches, 1):
+                held.append(described(x, seen_by))
                 bar.update(len(x))
                 if i % HELD == 0 or i == len(batches):  # now and then only: a GPU has to be waited for
                     f = torch.cat(held).cpu().numpy()

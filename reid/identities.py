@@ -1,5 +1,7 @@
 """Who is trained on, and who is kept out to be ranked: of one prepared tree, or of several put together."""
 
+from pathlib import Path
+
 import numpy as np
 
 from reid import data
@@ -48,5 +50,31 @@ def join(trees):
     return People(
         [path for people in trees for path in people.paths],
         [f'{i}-{name}' for i, people in enumerate(trees, 1) for name in people.ids],
-        np.concatenate([np.where(people.cams < 0, -1, people.cams + 1000 * i) for i, people in enumerate(trees)]),
+        np.concatenate([numbered(people.cams, i) for i, people in enumerate(trees)]),
     )
+
+
+def numbered(cams, i):
+    """The cameras of the i-th of several trees, where those of all trees are told apart."""
+    return np.where(cams < 0, -1, cams + 1000 * i)
+
+
+def cameras(people):
+    """The numbers of those that pictures are from, for --camera_embedding."""
+    found = sorted(set(people.cams.tolist()) - {-1})
+    if not found:
+        raise Problem(
+            '--camera_embedding: a camera in the names of pictures is expected, such as c1 in 0002_c1s1_000451_01.jpg, '
+            f'found none, as in {Path(people.paths[0]).name}: leave it out, or see --rule of prepare.py'
+        )
+    return found
+
+
+def as_in_training(cams, root, trained_on):
+    """Cameras of the pictures of a tree, by the numbers that they had in training: it may be one of several then, or
+    another, of which no camera is known. A single one may have moved: its numbers are taken as they are."""
+    if len(trained_on) == 1:
+        return cams
+    places = [Path(tree).expanduser().resolve() for tree in trained_on]
+    found = [i for i, place in enumerate(places) if root.resolve() in (place, place / 'pytorch')]
+    return numbered(cams, found[0]) if found else np.full(len(cams), -1)

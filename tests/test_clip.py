@@ -10,13 +10,30 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from torchvision.transforms.functional import to_pil_image
 
 import model as networks
 import prepare
 import search
+import test
 import train
 import utils
-from reid import augment, backbones, cli, clip_nets, clip_texts, exporting, features, heatmap, index, losses, optim
+from reid import (
+    augment,
+    backbones,
+    cli,
+    clip_nets,
+    clip_texts,
+    data,
+    exporting,
+    features,
+    heatmap,
+    identities,
+    index,
+    losses,
+    optim,
+    results,
+)
 from reid.data import MEAN, STD
 from reid.files import read_rows
 from reid.problem import Problem
@@ -291,6 +308,128 @@ def test_weights_by_a_name_that_there_are_none_of(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# cameras
+
+
+def with_cameras(**given):
+    """A network of cameras 1, 2 and 5, and the same without them."""
+    torch.manual_seed(0)
+    net = networks.build(options(height=64, width=32, camera_embedding=3.0, cameras=[1, 2, 5], **given)).eval()
+    plain = networks.build(options(height=64, width=32, **given)).eval()
+    plain.load_state_dict({name: value for name, value in net.state_dict().items() if name != 'cameras.vectors'})
+    return net, plain
+
+
+def shifted(plain, vector):
+    """A network whose class token is another."""
+    net = copy.deepcopy(plain)
+    net.model.class_embedding.data += 3 * vector.detach()
+    return net
+
+
+def test_without_the_option_there_are_no_cameras_in_a_network():
+    torch.manual_seed(0)
+    net = networks.build(options(height=64, width=32, camera_embedding=0.0, cameras=[]))
+    torch.manual_seed(0)
+    before = networks.build(options(height=64, width=32))  # as a run that is older than the option
+    assert [*net.state_dict()] == [*before.state_dict()]
+    assert not [name for name in net.state_dict() if 'camera' in name]
+    x = torch.randn(2, 3, 64, 32, generator=SEEN)
+    assert torch.equal(net.eval().embed(x), before.eval().embed(x))
+    net, plain = with_cameras()
+    net.cameras.vectors.data.zero_()
+    assert torch.equal(net.embed(x), plain.embed(x))  # nor has the network changed otherwise
+
+
+def test_the_vector_of_a_camera_is_added_to_the_class_token_and_unknown_ones_have_the_mean():
+    net, plain = with_cameras()
+    x, vectors = torch.randn(1, 3, 64, 32, generator=SEEN).expand(5, -1, -1, -1), net.cameras.vectors
+    assert vectors.std().item() == pytest.approx(0.02, rel=0.3)
+    cams = torch.tensor([1, 2, 5, -1, 3])
+    tokens = [*vectors, vectors.mean(0), vectors.mean(0)]
+    expected = torch.cat([shifted(plain, token).embed(x[:1]) for token in tokens])
+    found = net.embed(x, cams)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    torch.testing.assert_close(net.embed(x), expected[3:4].expand(5, -1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net(x, cams)[1][:, 64:], found)  # what the losses compare
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_each_picture_is_described_with_its_own_camera(workers, tmp_path):
+    net, plain = with_cameras()
+    rng, paths, cams = torch.Generator().manual_seed(0), [], torch.tensor([5, -1, 2, 2, 7]).numpy()
+    for i in range(5):
+        paths.append(str(tmp_path / f'{i}.png'))
+        to_pil_image(torch.randint(0, 256, (3, 64, 32), generator=rng, dtype=torch.uint8)).save(paths[-1])
+    how = {'size': (64, 32), 'device': torch.device('cpu'), 'batchsize': 2, 'workers': workers}
+    found = features.extract(net, paths, **how, cams=cams)
+    mean = net.cameras.vectors.mean(0)
+    tokens = [net.cameras.vectors[2], mean, net.cameras.vectors[1], net.cameras.vectors[1], mean]
+    for i, token in enumerate(tokens):
+        alone = features.extract(shifted(plain, token), paths[i : i + 1], **how)
+        torch.testing.assert_close(torch.tensor(found[i]), torch.tensor(alone[0]), atol=1e-5, rtol=1e-4)
+    unknown = features.extract(net, paths, **how)
+    torch.testing.assert_close(torch.tensor(unknown[1]), torch.tensor(found[1]), atol=1e-5, rtol=1e-4)
+    assert abs(unknown[0] - found[0]).max() > 1e-4
+    assert (features.extract(plain, paths, **how, cams=cams) == features.extract(plain, paths, **how)).all()
+
+
+def test_what_is_exported_takes_the_camera_as_unknown(tmp_path):
+    pytest.importorskip('onnxruntime')
+    from reid import runtime
+
+    net, plain = with_cameras()
+    pictures = torch.randint(0, 256, (2, 64, 32, 3), generator=SEEN, dtype=torch.uint8)
+    expected = exporting.Describer(shifted(plain, net.cameras.vectors.mean(0))).eval()(pictures)
+    about = {'run': 'a', 'which_epoch': 'last', 'weights': {'sha256': 'a'}, 'size': (64, 32), 'dim': net.dim}
+    about |= {'test_feature': 'before', 'bounds': None, 'versions': {}}
+    exporting.write('onnx', net, (64, 32), tmp_path / 'a.onnx', about)
+    found = torch.from_numpy(runtime.opened(tmp_path / 'a.onnx')(pictures.numpy()))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_cameras_learn_from_their_own_pictures():
+    net, _ = with_cameras()
+    logits, feature = net(torch.randn(3, 3, 64, 32, generator=SEEN), torch.tensor([5, 1, 1]))
+    (feature.square().sum() + sum(z.sum() for z in logits)).backward()
+    moved = net.cameras.vectors.grad.any(1).tolist()
+    assert moved == [True, False, True]
+    assert net.cameras in net.heads()  # and at the rate of what is new
+
+
+def test_of_several_trees_each_has_cameras_of_its_own(tmp_path):
+    cams, trees = torch.tensor([1, 6, -1]).numpy(), [str(tmp_path / name) for name in ('a', 'b')]
+    one, other = (tmp_path / name for name in ('b/pytorch', 'c/pytorch'))
+    assert identities.as_in_training(cams, one, trees).tolist() == [1001, 1006, -1]
+    assert identities.as_in_training(cams, tmp_path / 'a', trees).tolist() == [1, 6, -1]
+    assert identities.as_in_training(cams, other, trees).tolist() == [-1, -1, -1]
+    assert identities.as_in_training(cams, other, trees[:1]).tolist() == [1, 6, -1]  # it has moved
+
+
+def test_cameras_of_clip_reid_are_read_if_they_are_as_many(tmp_path):
+    state = published(whole(clip_nets.TINY)) | {'cv_embed': torch.randn(3, 64)}
+    path = file_of(state, tmp_path)
+    net = networks.build(options(camera_embedding=3.0, cameras=[1, 2, 5]))
+    assert 'left out' not in networks.load_weights(net, path, warm_start=True)
+    assert torch.equal(net.cameras.vectors, state['cv_embed'])
+    net = networks.build(options(camera_embedding=3.0, cameras=[1, 2]))
+    assert 'of 3 cameras is left out: here are 2' in networks.load_weights(net, path, warm_start=True)
+    said = networks.load_weights(networks.build(options()), path, warm_start=True)
+    assert 'of 3 cameras is left out: --camera_embedding would take it' in said
+
+
+def test_cameras_where_there_can_be_none_are_a_sentence(small_resnet):
+    with pytest.raises(Problem, match='vision transformers'):
+        networks.build(options(camera_embedding=3.0, cameras=[1, 2]))
+    for head in ('bnneck', 'clip_text'):
+        with pytest.raises(Problem, match='--camera_embedding is for --head clip'):
+            options(head=head, camera_embedding=3.0)
+    with pytest.raises(Problem, match='found none, as in a.jpg'):
+        identities.cameras(data.People(['x/a.jpg'], ['x'], torch.tensor([-1]).numpy()))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # texts
 
 
@@ -558,6 +697,28 @@ def test_a_stage_that_was_stopped_ends_with_the_same(name, here, tmp_path, monke
     assert torch.equal(one, other)
 
 
+def test_a_run_with_cameras_is_trained_tested_and_gone_on_with(here, tmp_path, monkeypatch):
+    for folder in ('toy', 'model/one'):
+        shutil.copytree(here / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    words = f'--config {ROOT}/configs/clip_reid_stage2.yaml --from one {SECOND} --camera_embedding 3 --total_epoch 2'
+    fit(f'whole {words} --grow 0.5 --cache off')
+    fit(f'half {words} --grow 0.5 --max_minutes 0')
+    half = networks.read_state('model/half/net_last.pth')['cameras.vectors']
+    cli.start(train.main, train.options, '--name half --resume --max_minutes 60 --gpu_ids -1'.split())
+    one, other = (networks.read_state(f'model/{run}/net_last.pth') for run in ('whole', 'half'))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    assert not torch.equal(half, other['cameras.vectors'])  # it has learnt
+    net, opts = utils.load_run('whole')
+    people = data.people(tmp_path / 'toy/pytorch', 'query')
+    assert opts.cameras == net.cameras.known.tolist() == sorted(set(people.cams))
+    cli.start(test.main, test.options, '--name whole --gpu_ids -1 --num_workers 0'.split())
+    (query,), _ = results.load(results.find(tmp_path / 'model/whole'), 'query')
+    how = {'size': (64, 32), 'device': torch.device('cpu'), 'batchsize': 8}
+    assert abs(features.extract(net, people.paths, **how, cams=people.cams) - query.f).max() < 1e-5
+    assert abs(features.extract(net, people.paths, **how) - query.f).max() > 1e-4
+
+
 def test_what_does_not_go_together_is_a_sentence(here, capsys):
     first, second = (f'--config {ROOT}/configs/clip_reid_stage{i}.yaml' for i in (1, 2))
     for words, sentence in {
@@ -572,6 +733,7 @@ def test_what_does_not_go_together_is_a_sentence(here, capsys):
         f'a {first} {FIRST} --weights none --head clip': '--loss text_supcon is for --head clip_text',
         f'a {first} {FIRST} --weights imagenet': '--weights openai',
         f'a {first} {FIRST} --weights model/two/resume.pth': 'holds no weights by name',
+        f'a {second} {SECOND} --from one --camera_embedding 3 --average ema': '--camera_embedding goes without --adv',
         'a --head bnneck --stride 2 --weights none --loss text_ce': '--loss text_ce is for --head clip',
     }.items():
         assert sentence in refused(words, capsys), words
