@@ -60,8 +60,7 @@ def batches(
         mine = processes.share(len(paths))
         paths, labels, cams = paths[mine], labels[mine], None if cams is None else cams[mine]
     kept = decoded(paths, height, width, where, folder, device)
-    order = turns(len(paths), batchsize, train) if sampler is None else sampler
-    order = processes.own(order) if train else order  # and here, at some of each batch
+    order = own_turns(len(paths), batchsize, train, sampler)
     if kept is not None:
         return Batches(kept, labels, device, order, policy, cams)
     return loading(paths, labels, height, width, order, device, workers, policy, cams)
@@ -78,6 +77,12 @@ def loading(paths, labels, height, width, order, device, workers, policy='none',
     return Moving(loader, device)
 
 
+def own_turns(n, batchsize, train, sampler):
+    """The positions of each batch that this process looks at: in training, some of a batch of all."""
+    order = turns(n, batchsize, train) if sampler is None else sampler
+    return processes.own(order) if train else order
+
+
 def turns(n, batchsize, train=False):
     """Lists of positions, in the order of one epoch."""
     order = RandomSampler(range(n)) if train else SequentialSampler(range(n))
@@ -92,8 +97,7 @@ class Rows:
             mine = processes.share(len(features))
             features, labels = features[mine], labels[mine]
         self.features, self.labels = features.to(device), torch.as_tensor(labels, dtype=torch.int64, device=device)
-        order = turns(len(features), batchsize, train) if sampler is None else sampler
-        self.turns = processes.own(order) if train else order
+        self.turns = own_turns(len(features), batchsize, train, sampler)
 
     def __len__(self):
         return len(self.turns)

@@ -201,6 +201,12 @@ def known(video):
     return int(count) if 0 < count < 1e9 else None, fps if 0 < fps <= 1000 else USUAL
 
 
+def bounded(size, most):
+    width, height = size
+    if width * height > most:
+        raise Problem(f'a frame has {width:.0f} x {height:.0f} pixels: that is more than is read here')
+
+
 def rgb(picture):
     return opencv().cvtColor(picture, opencv().COLOR_BGR2RGB)
 
@@ -237,8 +243,7 @@ def still(path, seconds, most):
     try:
         count, fps = known(video)
         width, height = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        if width * height > most:
-            raise Problem(f'a frame has {width:.0f} x {height:.0f} pixels: that is more than is read here')
+        bounded((width, height), most)
         place = min(round(seconds * fps), count - 1 if count else 10**9)
         for earlier in (0, 1, 10, 100, place):  # how many frames there are is an estimate
             video.set(cv2.CAP_PROP_POS_FRAMES, max(0, place - earlier))

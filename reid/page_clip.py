@@ -38,10 +38,8 @@ def routes(api, answers, work, pictures):
         place = pictures.drafts / f'{id}.part'
         place.mkdir()
         try:
-            video.file.seek(0)
-            if not is_video(video.file.read(512)):
+            if not is_video(video.file):
                 raise Wrong('no video: MP4, MOV, MKV, WebM, AVI or MPEG is expected', 'no_such_video')
-            video.file.seek(0)
             with (place / 'upload').open('xb') as copy:
                 shutil.copyfileobj(video.file, copy, PIECE)
             try:

@@ -52,20 +52,22 @@ class Jobs:
 
     def all(self):
         """The newest first."""
-        found = []
-        for place in sorted(self.folder.iterdir(), reverse=True):
-            with suppress(OSError, ValueError):
-                if re.fullmatch(ID, place.name):
-                    job = json.loads((place / 'job.json').read_text(encoding='utf-8'))
-                    found += [job] if 'took' in job else []  # else it is of an earlier version
-        return found
+        found = map(self.read, (place.name for place in sorted(self.folder.iterdir(), reverse=True)))
+        return [job for job in found if job is not None]
 
     def one(self, id):
-        with suppress(OSError, ValueError, KeyError):
+        job = self.read(id)
+        if job is None:
+            raise Refused(404, 'this search in a video is not here any more')
+        return job
+
+    def read(self, id):
+        """Its job.json, or None if there is none, or one of an earlier version."""
+        with suppress(OSError, ValueError):
             if re.fullmatch(ID, id):
                 job = json.loads((self.folder / id / 'job.json').read_text(encoding='utf-8'))
-                return job | {'took': job['took']}
-        raise Refused(404, 'this search in a video is not here any more')
+                return job if 'took' in job else None
+        return None
 
     def keep(self, job):
         with replacing(self.folder / job['id'] / 'job.json') as temporary:
@@ -169,7 +171,10 @@ STARTS = (rb'....ftyp', rb'....(moov|mdat|wide|free|skip)', rb'\x1aE\xdf\xa3', r
           rb'G.{187}G')  # fmt: skip
 
 
-def is_video(start):
+def is_video(file):
     """By its first bytes: MP4, QuickTime, Matroska, WebM, AVI, MPEG. FFmpeg knows more, among them lists of other files
-    and addresses, which it would open."""
+    and addresses, which it would open. The file is left at its beginning."""
+    file.seek(0)
+    start = file.read(512)
+    file.seek(0)
     return any(re.match(kind, start, re.S) for kind in STARTS)

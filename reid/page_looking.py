@@ -98,9 +98,7 @@ class Search:
 
         notes = []
         with frames.open(path, say=notes.append) as opened:
-            if opened.size[0] * opened.size[1] > work.limits.pixels:
-                shape = f'{opened.size[0]} x {opened.size[1]}'
-                raise Problem(f'a frame has {shape} pixels: that is more than is read here')
+            frames.bounded(opened.size, work.limits.pixels)
             watching.folder(out, [path])
             self.light = frames.able(out / 'try.webm') if self.light is None else self.light
             how = {name: job[name] for name in ('every', 'renew')}

@@ -76,10 +76,7 @@ def routes(api, answers, work, pictures, jobs):
 
     def kind(part):
         """Is it a picture? False: a video; None: neither."""
-        part.seek(0)
-        start = part.read(512)
-        part.seek(0)
-        if is_video(start):
+        if is_video(part):
             return False
         try:
             data.read(pictures.bounded(part), 'the picture', work.limits.pixels)
