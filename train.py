@@ -303,7 +303,7 @@ def first_stage(opts):
         return None
     if 'weights' in opts.given:
         raise Problem(f'--from {name} brings the weights of that run, and --weights {opts.weights} others: one of them')
-    folder = utils.find_run(name)
+    folder = utils.find_run(name, '--from')
     opts.weights = str(utils.snapshot(folder, 'last'))
     return folder
 

@@ -290,13 +290,13 @@ def run_folder(name):
     return RUNS / name
 
 
-def find_run(name):
-    """model/<name> of a run that is there, or a sentence that lists those that are."""
+def find_run(name, option='--name'):
+    """model/<name> of a run that is there, or a sentence that lists those that are. option: what named it."""
     folder = run_folder(name)
     if not (folder / 'opts.yaml').is_file():
         there = sorted(path.parent.name for path in RUNS.glob('*/opts.yaml'))
         listed = ', '.join(there) if there else f'none yet; python train.py --name {name} makes one'
-        raise Problem(f'--name {name}: there is no {folder / "opts.yaml"}. Runs that are there: {listed}')
+        raise Problem(f'{option} {name}: there is no {folder / "opts.yaml"}. Runs that are there: {listed}')
     return folder
 
 

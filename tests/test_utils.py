@@ -73,6 +73,8 @@ def test_a_typed_option_that_contradicts_the_run_is_an_error(runs):
 def test_a_wrong_name_lists_what_is_there(runs):
     with pytest.raises(Problem, match='none yet; python train.py --name nobody'):
         utils.find_run('nobody')
+    with pytest.raises(Problem, match='^--from nobody: there is no '):
+        utils.find_run('nobody', '--from')
     saved_run(runs)
     with pytest.raises(Problem, match='there: small'):
         utils.find_run('smal')
