@@ -17,7 +17,8 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, '.venv')
 OLDEST = (3, 10)
 CORE = ('numpy', 'scipy', 'matplotlib', 'yaml', 'tqdm', 'PIL')
-TOOLS = ('pytest', 'hypothesis', 'ruff')
+TOOLS = ('pytest', 'xdist', 'hypothesis', 'ruff')
+SIDE_BY_SIDE = ('-n', 'auto', '--maxprocesses', '4', '--dist', 'loadfile')  # a file's tests share what they prepare
 CONSTRAINTS = 'requirements/constraints.txt'
 ALONE = 'requirements/alone.txt'  # without the packages that these ask for
 HELP_ON_WINDOWS = (
@@ -146,8 +147,8 @@ def fingerprint(tools):
 
 
 def test(*words):
-    """The whole test suite; further words go to pytest."""
-    run(setup(TOOLS), '-m', 'pytest', *words)
+    """The whole test suite, a process for each of up to four cores; or what the words for pytest choose, in one."""
+    run(setup(TOOLS), '-m', 'pytest', *(words or SIDE_BY_SIDE))
 
 
 def lint():

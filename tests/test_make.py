@@ -123,3 +123,12 @@ def test_what_is_compared_with_comes_alone(monkeypatch):
     assert alone[-3:] == ['--no-deps', '-r', 'requirements/alone.txt']
     make.install('python', ())
     assert len(calls) == 3
+
+
+def test_the_whole_suite_runs_side_by_side_and_chosen_tests_as_pytest_runs_them(monkeypatch):
+    ran = []
+    monkeypatch.setattr(make, 'setup', lambda tools: 'python')
+    monkeypatch.setattr(make, 'run', lambda *words: ran.append(words[3:]))
+    make.test()
+    make.test('tests/test_toy.py', '--pdb')
+    assert ran == [make.SIDE_BY_SIDE, ('tests/test_toy.py', '--pdb')]
