@@ -55,8 +55,8 @@ def options():
         '--link',
         default='hard',
         choices=['hard', 'soft', 'copy'],
-        help='default hard: no disk space, copies where that fails; soft if links should show; '
-        'copy before you edit pictures or delete the raw ones',
+        help='default hard: no disk space, copies where that fails; soft if links should show (without the raw '
+        'pictures they lead nowhere); copy before you edit pictures, for a link is the raw one',
     )
     add('--no_check', action='store_true', help='do not decode each picture first, if the same files passed before')
     add('--split_seed', type=int, default=0, help='draws the half to train on where nobody defined one (default 0)')
@@ -316,7 +316,17 @@ def report(dataset, parts, out):
         )
     if not found['query'][1]:
         print('WARNING: no queries. Nobody to test on has pictures from two cameras, so test.py cannot rank.')
-    print(f'\nThe tree is {out}. Next: python train.py --data_dir {cli.quote(out)}')
+    print(f'\nThe tree is {out}. Next: {training(dataset, Path(out))}')
+
+
+def training(dataset, out):
+    """The command that learns from the tree. What is drawn has a recipe: little pictures, and no weights to download."""
+    words = ['python train.py']
+    if dataset is DATASETS['toy']:
+        words += ['--config configs/toy.yaml --name toy']
+    if dataset is not DATASETS['toy'] or out != Path('data/toy/pytorch'):  # which the recipe names
+        words += [f'--data_dir {cli.quote(out)}']
+    return ' '.join(words)
 
 
 if __name__ == '__main__':

@@ -247,6 +247,16 @@ def test_toy_is_market_with_a_mark(market, monkeypatch):
     assert datasets.recognise(market) == 'toy'  # whatever the counts say
 
 
+@pytest.mark.parametrize(
+    ('where', 'more'), [((), ''), (('--data_dir', 'town'), f' --data_dir {cli.quote(Path("town/pytorch"))}')]
+)
+def test_toy_data_are_for_their_recipe(where, more, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run('--dataset', 'toy', '--ids', 4, '--images', 4, *where)
+    said = capsys.readouterr().out
+    assert said.endswith(f' Next: python train.py --config configs/toy.yaml --name toy{more}\n')
+
+
 def test_viper_is_split_in_halves(tmp_path, capsys):
     ids = [f'{i:03}' for i in range(6)]
     root = draw(tmp_path / 'VIPeR', {'cam_a': [f'{i}_0.bmp' for i in ids], 'cam_b': [f'{i}_45.bmp' for i in ids]})
