@@ -320,7 +320,7 @@ def report(dataset, parts, out):
 
 
 def training(dataset, out):
-    """The command that learns from the tree. What is drawn has a recipe: little pictures, and no weights to download."""
+    """The command that learns from the tree. What is drawn has a recipe: small, without a download."""
     words = ['python train.py']
     if dataset is DATASETS['toy']:
         words += ['--config configs/toy.yaml --name toy']

@@ -2,7 +2,10 @@
 
 import csv
 import os
+import time
 from contextlib import contextmanager
+
+WAITS = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds, one after the other
 
 
 @contextmanager
@@ -11,9 +14,19 @@ def replacing(path):
     temporary = path.with_name(f'{path.name}.part')
     try:
         yield temporary
-        os.replace(temporary, path)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace(temporary, path):
+    """Windows refuses while another program has one of them open. A virus scanner lets go of it after a moment."""
+    for wait in WAITS:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(wait)
+    return os.replace(temporary, path)
 
 
 def holds(folder, most=8):

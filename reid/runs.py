@@ -58,11 +58,23 @@ def keep(folder, epoch, parts, log, names):
         if epoch and epoch % 10 == 0:
             save(weights, folder / f'net_{epoch:03d}.pth')
     if log:
-        write_rows(folder / 'log.csv', list(dict.fromkeys(column for row in log for column in row)), log)
-        plots.curves(log, folder / 'train.jpg')
+        columns = list(dict.fromkeys(column for row in log for column in row))
+        unless_open(folder / 'log.csv', lambda path: write_rows(path, columns, log))
+        unless_open(folder / 'train.jpg', lambda path: plots.curves(log, path))
     state = {name: part.state_dict() for name, part in parts.items() if name != 'model' or not same}
     state |= {'log': log, 'names': names}
     save(state, folder / 'resume.pth')
+
+
+def unless_open(path, write):
+    """Write what is only there to be looked at. Whatever prevents that, training goes on."""
+    try:
+        write(path)
+    except OSError as error:
+        print(
+            f'{path} is not written ({error.strerror}): close it if it is open in another program, such as Excel, and '
+            'it is complete again after the next epoch'
+        )
 
 
 def save(state, path):
@@ -73,8 +85,8 @@ def save(state, path):
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:  # the latter is torch's, whatever stopped its writing
         raise Problem(
-            f'{path} cannot be written ({str(error).splitlines()[0]}): is the disk full? What was saved before it is '
-            'there: with more room, --resume goes on'
+            f'{path} cannot be written ({str(error).splitlines()[0]}): is the disk full, or the file open in another '
+            'program? What was saved before it is there: once that is mended, --resume goes on'
         ) from None
 
 

@@ -547,7 +547,7 @@ def test_a_full_disk_is_a_sentence_and_no_broken_file(place, monkeypatch, capsys
     words = ['--name', 'full', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '2', *SMALL]
     with pytest.raises(SystemExit):
         cli.start(train.main, train.options, words)
-    assert 'is the disk full? What was saved before it is there' in capsys.readouterr().err
+    assert 'is the disk full, or the file open in another program? What was saved' in capsys.readouterr().err
     assert not list((place / 'model/full').glob('*.part'))
     cli.start(train.main, train.options, ['--name', 'full', '--resume'])
     assert len(log(place / 'model/full')) == 2
