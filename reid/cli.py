@@ -31,6 +31,7 @@ ALIASES = {
 }
 # The same for its losses, of which several may be named: --triplet --circle is --loss triplet circle.
 LOSSES = [f'--{name}' for name in 'triplet circle contrast lifted sphere arcface cosface instance instance_id'.split()]
+GAMMA = '--ins_gamma'  # of its instance losses
 
 
 def start(main, options, argv=None):
@@ -61,10 +62,12 @@ def parse(parser, argv=None):
     typed = sys.argv[1:] if argv is None else argv
     words = expand(typed)
     opts = parser.parse_args(words)
-    if getattr(opts, 'config', None):  # a default gives way to the recipe, and the recipe to what was typed
-        opts = parser.parse_args(recipe(parser, opts.config) + words)
-    opts.command = ' '.join(['python', parser.prog, *map(quote, typed)])
     opts.given = set(vars(without_defaults(parser).parse_args(words)))
+    if getattr(opts, 'config', None):  # a default gives way to the recipe, and the recipe to what was typed
+        written = without_defaults(parser).parse_args(recipe(parser, opts.config))
+        for name in vars(written).keys() - opts.given:
+            setattr(opts, name, getattr(written, name))
+    opts.command = ' '.join(['python', parser.prog, *map(quote, typed)])
     return opts
 
 
@@ -86,38 +89,49 @@ def recipe(parser, path):
 
     try:
         with open(path, encoding='utf-8') as file:
-            content = yaml.safe_load(file)
+            loader = yaml.SafeLoader(file)
+            root = loader.get_single_node()
+            keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+            content = loader.construct_document(root) if root else None
     except FileNotFoundError:
         raise Problem(f'--config {path}: there is no such file') from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Problem(f'--config {path} cannot be read: {error}') from None
     if not isinstance(content, dict):
         raise Problem(f'--config {path}: lines such as "lr: 0.05" are expected')
+    for key in keys:  # of which YAML would take the last
+        if keys.count(key) > 1:
+            raise Problem(f'{path}: {key} is there twice: one line for each option, please')
     known = {flag[2:]: action for flag, action in parser._option_string_actions.items() if flag.startswith('--')}
     known = {name: action for name, action in known.items() if name not in ('help', 'config')}
     words = []
     for name, value in content.items():
         if name == 'run' or value is None or value == []:  # what opts.yaml says besides; options that were left open
             continue
-        if f'--{name}' in (*ALIASES, *LOSSES):
-            words += expand([f'--{name}'] if value is True else [f'--{name}={value}'] if value is not False else [])
-            continue
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            raise Problem(f'{path}: there is no option {name}' + (f'; did you mean {near[0]}?' if near else ''))
-        if known[name].nargs == 0:  # a switch
+        flag = f'--{name}'
+        if name not in known and flag not in (*ALIASES, *LOSSES, GAMMA):
+            raise Problem(f'{path}: there is no option {name}{nearest(name, known)}')
+        switch = flag in LOSSES or ' ' in ALIASES.get(flag, '')
+        nargs, choices = (known[name].nargs, known[name].choices) if name in known else (0 if switch else None, None)
+        if nargs == 0:
             if not isinstance(value, bool):
                 raise Problem(f'{path}: {name}: {value}, but true or false is expected')
-            words += [f'--{name}'] if value else []
-        elif known[name].nargs == '?' and isinstance(value, bool):  # may stand alone
-            words += [f'--{name}'] if value else []
-        elif value is False and 'off' in (known[name].choices or ()):  # to YAML, off is false
-            words.append(f'--{name}=off')
-        elif isinstance(value, list) and known[name].nargs is not None:
-            words += [f'--{name}', *map(str, value)]
+            words += [flag] if value else []
+        elif nargs == '?' and isinstance(value, bool):  # may stand alone
+            words += [flag] if value else []
+        elif value is False and 'off' in (choices or ()):  # to YAML, off is false
+            words.append(f'{flag}=off')
+        elif isinstance(value, list) and nargs is not None:
+            words += [flag, *map(str, value)]
         else:
-            words.append(f'--{name}={value}')
-    return words
+            words.append(f'{flag}={value}')
+    return expand(words)
+
+
+def nearest(name, known):
+    """Of the names that are known, what may have been meant by one that is not."""
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f'; did you mean {near[0]}?' if near else ''
 
 
 def expand(words):
@@ -127,14 +141,12 @@ def expand(words):
         raise Problem(
             f'{" ".join(networks)} are networks of their own, which are not combined here: one of them, please'
         )
-    words, gamma = without(words, '--ins_gamma')
-    losses = [word[2:] for word in words if word in LOSSES]
-    losses = [f'{name}:1:gamma={gamma}' if gamma and name.startswith('instance') else name for name in losses]
+    words, gamma = without(words, GAMMA)
     out = []
     for word in words:
         flag, equals, value = word.partition('=')
         if word in LOSSES:
-            out += ['--loss', *losses]  # as often as there are such flags: all of them say the same
+            out += ['--loss', f'{word[2:]}:1:gamma={gamma}' if gamma and 'instance' in word else word[2:]]
         elif flag in ALIASES:
             new = ALIASES[flag].split()
             out += [*new[:-1], new[-1] + equals + value]
@@ -164,13 +176,22 @@ def parser(doc, epilog='', **kw):
     if run:
         doc = doc.replace(run[0], '')
         epilog = '\n\n'.join([*([epilog] if epilog else []), examples(*re.sub(r'\n +', '\n', run[1]).splitlines())])
-    return argparse.ArgumentParser(
-        description=doc.strip(), epilog=epilog, formatter_class=Page, allow_abbrev=False, **kw
-    )
+    return Parser(description=doc.strip(), epilog=epilog, formatter_class=Page, allow_abbrev=False, **kw)
 
 
 def examples(*lines):
     return '\n  '.join(['examples:', *lines])
+
+
+class Parser(argparse.ArgumentParser):
+    """One that knows what may have been meant by an option that it has not."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        opts, others = super().parse_known_args(args, namespace)
+        wrong = [word.partition('=')[0] for word in others if word.startswith('--')]
+        if wrong:
+            self.error(f'there is no option {wrong[0]}{nearest(wrong[0], self._option_string_actions)}')
+        return opts, others
 
 
 class Page(argparse.RawDescriptionHelpFormatter):

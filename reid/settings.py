@@ -95,6 +95,7 @@ def losses(parser):
     group.add_argument(
         '--loss',
         nargs='+',
+        action='extend',
         default=[],
         metavar='NAME[:WEIGHT[:SETTING=VALUE]]',
         help=f'added to cross entropy, on the feature (default: nothing). Those that compare pictures need --pk. '

@@ -59,6 +59,9 @@ def test_the_options_of_a_run_are_a_recipe(tmp_path):
         ('learning_rate: 1', 'there is no option learning_rate'),
         ('batch_size: 1', 'did you mean batchsize?'),
         ('cosine: 3', 'true or false is expected'),
+        ('circle: 0.5', 'true or false is expected'),
+        ('lr: 1\nhead: pcb\nlr: 2', 'lr is there twice'),
+        ('use_dense: true\nibn: true', '--use_dense --ibn are networks of their own'),
         ('- lr', 'lines such as'),
         ('a: [', 'cannot be read'),
         ('!!python/object/apply:os.getcwd []', 'cannot be read'),
@@ -83,9 +86,46 @@ def test_a_bad_value_is_an_error_as_on_the_command_line(recipe, text, capsys):
     assert f'--{text.split(":")[0]}' in capsys.readouterr().err
 
 
-def test_the_losses_of_the_baseline():
-    assert parse('--triplet', '--lr', '1', '--circle').loss == ['triplet', 'circle']
-    assert parse().loss == []
+@pytest.mark.parametrize(
+    ('words', 'text', 'found'),
+    [
+        ('', '', []),
+        ('--triplet --lr 1 --circle', '', ['triplet', 'circle']),
+        ('--loss triplet --loss circle center', '', ['triplet', 'circle', 'center']),
+        ('--triplet --loss circle', '', ['triplet', 'circle']),
+        ('--loss circle --triplet', '', ['circle', 'triplet']),
+        ('', 'triplet: true\nlr: 1\ncircle: true\nsphere: false\n', ['triplet', 'circle']),
+        ('', 'loss: triplet\ncircle: true\n', ['triplet', 'circle']),
+        ('', 'ins_gamma: 64\ninstance: true\n', ['instance:1:gamma=64']),
+        ('--loss center', 'loss: triplet\ncircle: true\n', ['center']),
+        ('--sphere', 'loss: [triplet, circle]\n', ['sphere']),
+    ],
+)
+def test_no_loss_is_lost(words, text, found, recipe):
+    """Each that is named counts, however it is named; those that are typed take the place of the recipe's."""
+    assert parse(*(['--config', recipe(text)] if text else []), *words.split()).loss == found
+
+
+def test_a_loss_that_is_named_twice_is_a_sentence():
+    with pytest.raises(Problem, match='circle is there already'):
+        train.what_to_learn(parse('--circle', '--loss', 'circle:0.5'))
+
+
+@pytest.mark.parametrize(
+    ('script', 'words', 'sentence'),
+    [
+        ('train', '--batch_size 8', 'train.py: error: there is no option --batch_size; did you mean --batchsize?'),
+        ('train', '--head=pcb --totl_epoch=9', 'there is no option --totl_epoch; did you mean --total_epoch?'),
+        ('train', '--qqqq', 'there is no option --qqqq\n'),
+        ('search', 'query x --indx y --index z', 'query: error: there is no option --indx; did you mean --index?'),
+    ],
+)
+def test_what_a_misspelt_option_may_have_meant(script, words, sentence, capsys, monkeypatch):
+    monkeypatch.setattr('sys.argv', [f'{script}.py'])
+    with pytest.raises(SystemExit) as end:
+        cli.parse(importlib.import_module(script).options(), words.split())
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_aliases():
