@@ -23,6 +23,7 @@ from reid.service_door import Refused
 
 WAITING, RUNNING, DONE, CANCELLED, FAILED = 'waiting', 'running', 'done', 'cancelled', 'failed'
 MOST = 30  # jobs that are kept, with what they have found
+AGAIN = 60  # seconds, after which the thread looks whether something waits, though nobody has told it
 OVER = (DONE, CANCELLED, FAILED)
 
 
@@ -31,6 +32,7 @@ class Jobs:
         self.folder, self.work, self.pictures = folder / 'videos', work, pictures
         self.changed, self.closed = threading.Condition(), False
         self.now, self.search, self.stop = None, None, threading.Event()  # the one that is done, and how to end it
+        self.begun = set()  # ids: what could not be written down at its end is not done again and again
         self.folder.mkdir(parents=True, exist_ok=True)
         for place in self.folder.glob('*.part'):  # of an upload that did not come to its end
             shutil.rmtree(place, ignore_errors=True)
@@ -96,9 +98,9 @@ class Jobs:
             job = self.one(id)
             if self.now == id:
                 self.stop.set()
-            elif job['state'] == WAITING:
-                self.keep({**job, 'state': CANCELLED, 'rows': []})
+            elif job['state'] not in OVER:  # or it says that it is under way, for its end could not be written down
                 shutil.rmtree(self.folder / id / 'upload', ignore_errors=True)
+                self.keep({**job, 'state': CANCELLED, 'rows': []})
 
     def begin(self, id, starts):
         """starts: {place of a video: when it begins}. Of what is under way, it is known from the beginning or later."""
@@ -141,25 +143,29 @@ class Jobs:
 
     def next(self):
         def waiting():
-            return next((job for job in reversed(self.all()) if job['state'] == WAITING), None)
+            with suppress(OSError):  # as where no more files can be opened: another one is asked for soon
+                jobs = reversed(self.all())
+                return next((job for job in jobs if job['state'] == WAITING and job['id'] not in self.begun), None)
 
         with self.changed:
-            self.changed.wait_for(lambda: self.closed or waiting())
+            while not self.closed and (job := waiting()) is None:
+                self.changed.wait(AGAIN)
             if self.closed:
                 return None
-            job = waiting()
             self.now = job['id']
+            self.begun.add(self.now)
             self.search = Search(job, self.folder / self.now, self.work, self.pictures, self.stop)
             self.stop.clear()
-            self.keep({**job, 'state': RUNNING})
+            with suppress(OSError):  # which is of use to who looks at it, and may be missed where the disk is full
+                self.keep({**job, 'state': RUNNING})
             return job
 
     def end(self, job, state, problem, rows):
         with self.changed:
             if not (self.closed and state == CANCELLED):  # else it begins anew, with the service
+                shutil.rmtree(self.folder / job['id'] / 'upload', ignore_errors=True)  # first, as the disk may be full
                 with suppress(OSError):
                     self.keep({**job, 'state': state, 'problem': problem, 'rows': rows})
-                    shutil.rmtree(self.folder / job['id'] / 'upload', ignore_errors=True)
             self.now = self.search = None
             self.changed.notify_all()
 

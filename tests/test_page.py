@@ -860,6 +860,27 @@ def test_what_was_under_way_begins_anew_and_what_was_done_stays(kept, film):
         assert [len(results(client, place)) for place in (going, waiting)] == [2, 2]
 
 
+@pytest.mark.parametrize('noted', [(), ('running',)])
+def test_a_full_disk_ends_one_search_and_not_those_after_it(noted, client, kept, film, monkeypatch):
+    keep, said = page_jobs.Jobs.keep, []
+
+    def full(jobs, job):
+        said.append(job['state'])
+        if job['state'] not in noted:
+            raise OSError(errno.ENOSPC, 'x')
+        keep(jobs, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page_jobs.Jobs, 'keep', full)
+        place = start(client, film)
+        wait_for(lambda: said == ['running', 'done'])
+    assert not list((kept.folder / 'page' / 'videos').rglob('upload'))  # which may be what filled the disk
+    assert over(client, start(client, film)) == 'done'
+    assert state(client, place) == (*noted, 'waiting')[0]
+    client.post(f'{place}/cancel')
+    assert state(client, place) == 'cancelled'
+
+
 def test_what_is_no_video_is_a_sentence(client, kept, film):
     lists = [
         b'#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n',
