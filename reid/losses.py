@@ -7,8 +7,9 @@ Where pictures are compared with each other, an anchor counts if the batch holds
 one of somebody else. A batch without such an anchor gives zero. Those losses need batches of P identities with K
 pictures each, in which every picture counts; `PAIRS` names them.
 
-Circle, instance, instance_id, arcface, cosface and sphere are means divided by the size of the batch once more: with
-weight 1 they are about as strong as in the baseline whose figures are to be reached.
+Circle, instance, instance_id, arcface, cosface and sphere are means divided by the size of the batch once more, as in
+the well-known PyTorch baseline. Circle is not as strong as there: the baseline takes one softplus over all pairs of the
+batch, which makes 1.2 to 12 times this loss and 1.2 to 6 times its gradient, depending on the batch.
 """
 
 import difflib

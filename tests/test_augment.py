@@ -197,6 +197,11 @@ def test_where_no_box_fits_in_ten_tries_nothing_is_erased():
     assert ((h == 0) == (w == 0)).all()
 
 
+def test_wide_boxes_are_as_many_as_is_told():
+    *_, h, w = augment.draw(20000, 256, 128, 1.0)
+    assert (w > h).float().mean() / (h > 0).float().mean() == pytest.approx(0.40, abs=0.02)
+
+
 def test_a_box_may_touch_every_border():
     top, left, h, w = augment.draw(20000, 16, 8, 1.0)
     there = h > 0

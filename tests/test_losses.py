@@ -446,6 +446,23 @@ def test_unit_length_inside_except_where_length_matters(name, length):
     assert changes == name.startswith('triplet')
 
 
+@pytest.mark.parametrize(('p', 'k', 'noise'), [(4, 2, 0.3), (4, 2, 1), (16, 4, 0.2), (16, 4, 1), (8, 4, 2)])
+def test_one_softplus_over_all_pairs_is_as_much_stronger_than_circle_as_is_told(p, k, noise):
+    """The baseline's: each pair once, the whole batch as one anchor."""
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(p).repeat_interleave(k)
+    people = torch.randn(p, 512, generator=draw)[y]
+    f = (people + noise * torch.randn(p * k, 512, generator=draw)).requires_grad_()
+    i, j = torch.triu_indices(len(y), len(y), 1)
+    s, same = losses.similarities(f)[i, j], y[i] == y[j]
+    pull = (-32 * F.relu(1.25 - s.detach()) * (s - 0.75))[same].logsumexp(0)
+    push = (32 * F.relu(s.detach() + 0.25) * (s - 0.25))[~same].logsumexp(0)
+    both = F.softplus(pull + push) / len(y), losses.circle(f, y)
+    theirs, ours = (torch.autograd.grad(value, f)[0].norm() for value in both)
+    assert 1.15 < both[0] / both[1] <= 12
+    assert 1.15 < theirs / ours <= 6
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # 4. clusters
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import train
 import utils
-from reid import cli, results
+from reid import cli, losses, results
 from reid.files import read_rows
 from reid.problem import Problem
 from reid.results import Features
@@ -53,6 +53,11 @@ def test_what_is_published_agrees_with_the_recipes(table):
         assert re.search(rf'Rank@1 {figures[0]}, mAP {figures[1]} \({row["kind"]}', header), row
         assert ('--no_flip' in header) == (row['flip'] == 'no')
         assert 'as published there' in header
+
+
+def test_both_ranked_lists_have_the_weight_of_their_source():
+    recipes = (yaml.safe_load((ROOT / f'configs/ranked_list{end}.yaml').read_text()) for end in ('', '_clustered'))
+    assert [weight for recipe in recipes for _, weight, _ in losses.parse([recipe['loss']])] == [0.4, 0.4]
 
 
 def test_every_row_measured_here_is_whole(table):
