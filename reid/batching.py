@@ -15,6 +15,8 @@ import threading
 import time
 from concurrent.futures import Future
 
+from reid.problem import Problem
+
 
 class Full(Exception):
     """As many items wait as may."""
@@ -77,13 +79,14 @@ class Batcher:
             yield following
 
     def done(self, batch):
-        """[(whom to tell, what)]. If they fail together, each is tried alone: one that is bad spoils no other."""
+        """[(whom to tell, what)]. If they fail together, each is tried alone: one that is bad spoils no other. But a
+        Problem is none of theirs: it is of an index that is away, for example, and would be waited for each time."""
         try:
             results = self.work([item for item, _ in batch])
             if len(results) != len(batch):
                 raise ValueError(f'{len(batch)} results are expected, found {len(results)}')
             return [(future.set_result, result) for (_, future), result in zip(batch, results, strict=True)]
         except Exception as error:
-            if len(batch) == 1:
-                return [(batch[0][1].set_exception, error)]
+            if len(batch) == 1 or isinstance(error, Problem):
+                return [(future.set_exception, error) for _, future in batch]
             return [told for one in batch for told in self.done([one])]

@@ -173,7 +173,7 @@ class Pictures:
         return data.sized(picture, self.work.embedder.size), small(picture, THUMB)
 
     async def describe(self, sized):
-        return await asyncio.gather(*(self.work.together('describe', picture) for picture in sized))
+        return await asyncio.gather(*map(self.work.vector, sized))
 
     def claim(self, id):
         """Of two who confirm the same draft, one is first."""

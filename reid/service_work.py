@@ -8,6 +8,7 @@ import numpy as np
 
 from reid import data
 from reid.batching import Batcher
+from reid.index_entries import unit
 from reid.machine import cores
 from reid.problem import Problem
 from reid.service_door import Refused
@@ -54,7 +55,12 @@ class Work:
         decoding = [loop.run_in_executor(self.decoders, self.decoded, *item) for item in bodies.items()]
         bodies.clear()
         pictures = await asyncio.gather(*decoding)
-        return await asyncio.gather(*(self.together('describe', picture) for picture in pictures))
+        return await asyncio.gather(*map(self.vector, pictures))
+
+    async def vector(self, picture):
+        """What the network is shown -> (D,). One that no index would take goes no further, where it is among others."""
+        f = await self.together('describe', picture)
+        return unit(f[None], self.embedder.dim)[0]
 
     def decoded(self, name, body):
         try:

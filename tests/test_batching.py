@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from reid.batching import Batcher, Full
+from reid.problem import Problem
 
 LONG = 30  # seconds, after which something hangs
 
@@ -116,6 +117,21 @@ def test_a_bad_one_spoils_no_other():
     with pytest.raises(ZeroDivisionError):
         bad.result(LONG)
     assert calls == [[2, 0, 4], [2], [0], [4]]
+    batcher.close()
+
+
+def test_what_is_wrong_with_none_of_them_is_asked_for_once():
+    calls = []
+
+    def work(items):
+        calls.append(items)
+        raise Problem('the index is away')
+
+    batcher = Batcher(work, 3, wait=10 * LONG)
+    for future in [batcher.submit(i) for i in range(3)]:
+        with pytest.raises(Problem, match='away'):
+            future.result(LONG)
+    assert calls == [[0, 1, 2]]
     batcher.close()
 
 

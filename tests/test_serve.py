@@ -647,6 +647,25 @@ def test_an_index_that_cannot_be_written_is_a_sentence(kept, monkeypatch):
         wrong(client.post('/gallery?name=x', **form(png(1))), 503, 'disk is full')
 
 
+def test_a_vector_that_no_index_takes_spoils_no_other(kept):
+    def describe_some(x):
+        f = describe(x)
+        f[x.reshape(len(x), -1).max(1) == 0] = np.nan
+        return f
+
+    gate = Gate()
+    with serving(FAKE._replace(describe=lambda x: gate(x) * 0 + describe_some(x)), kept) as client:
+        with ThreadPoolExecutor(3) as pool:
+            bodies = [png(1), coded(np.zeros((40, 20, 3), np.uint8)), png(2)]
+            asked = [pool.submit(client.post, '/gallery', params={'name': 'x'}, **form(body)) for body in bodies]
+            wait_for(lambda: sample(client, 'reid_requests_inside') == 3)
+            gate.open.set()
+            answers = [future.result() for future in asked]
+        assert [answer.status_code for answer in answers] == [201, 503, 201]
+        wrong(answers[1], 503, 'vectors of unit length')
+        wrong(client.post('/embed', **form(bodies[1])), 503, 'vectors of unit length')
+
+
 def test_a_bug_is_told_without_its_insides_and_counted():
     def broken(x):
         raise RuntimeError('secret')
