@@ -76,9 +76,9 @@ def main(opts):
         if opts.aqe:
             f = queries.expand(f, g, opts.aqe, opts.alpha, device, title='aqe')
         figures = ranking.figures(ranking.ranks(query._replace(f=f), gallery._replace(f=g), device))
-        settings = {name: getattr(opts, name) for name in ('aqe', 'dba', 'alpha')}
+        chosen = {name: getattr(opts, name) for name in ('aqe', 'dba', 'alpha')}
         print(f'expanded {results.line(figures)}')
-        results.record(path, f'expanded {results.line(figures)}', expanded=figures | settings)
+        results.record(path, f'expanded {results.line(figures)}', expanded=figures | chosen)
 
     # 4. more about them
     if opts.report:

@@ -46,14 +46,14 @@ def main(opts):
 
     # 2. re-ranked scores, block by block, into the protocol
     began = time.time()
-    settings = {name: getattr(opts, name) for name in ('k1', 'k2', 'lambda_value', 'distance')}
-    blocks = rerank.rerank(query.f, gallery.f, **settings, device=device)
+    chosen = {name: getattr(opts, name) for name in ('k1', 'k2', 'lambda_value', 'distance')}
+    blocks = rerank.rerank(query.f, gallery.f, **chosen, device=device)
     figures = ranking.figures(ranking.ranks_in(blocks, query, gallery))
 
     # 3. figures
     text = f're-ranked {results.line(figures)}'
     print(f'{text}\n{figures["queries"]} queries, {len(gallery.f)} gallery images, {time.time() - began:.1f} s')
-    results.record(path, text, rerank=figures | settings)
+    results.record(path, text, rerank=figures | chosen)
 
 
 if __name__ == '__main__':

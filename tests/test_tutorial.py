@@ -6,11 +6,13 @@ import re
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
 
-from reid import cli, results
+from reid import cli, ranking, results
+from reid.problem import Problem
 
 TUTORIAL = ROOT / 'tutorial'
 
@@ -144,6 +146,29 @@ def test_by_hand_and_by_script_give_the_same(walked, card):
     for ours, theirs in names.items():
         assert float(hand[ours]) == pytest.approx(script[theirs], abs=1e-6), ours
     assert 0 < script['map_standard'] < 1
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_each_query_by_hand_and_by_script_where_some_cameras_are_unknown(seed):
+    draw, one = np.random.default_rng(seed), tool('by_hand').one
+    ids, cams = draw.integers(-1, 4, 40), draw.integers(1, 4, 40)
+    cams[draw.random(40) < 0.4] = -1
+    f = draw.normal(size=(40, 8)).astype(np.float32)
+    query, gallery = (results.Features(f[part], ids[part], cams[part], None) for part in (slice(10), slice(10, 40)))
+    each = ranking.each(ranking.ranks(query, gallery))
+    for i in range(10):
+        hand = one(query.f[i], query.ids[i], query.cams[i], gallery) or [np.nan] * 3
+        script = each['first'][i] + 1, each['standard'][i], each['trapezoid'][i]
+        assert hand == pytest.approx(script, nan_ok=True), i
+
+
+def test_queries_without_a_good_image_are_a_sentence_by_hand(monkeypatch):
+    by_hand, f = tool('by_hand'), np.eye(2, dtype=np.float32)
+    query, gallery = (results.Features(f, np.array(ids), np.array([1, 1]), None) for ids in ([1, 2], [1, 3]))
+    monkeypatch.setattr(by_hand.utils, 'result_of', lambda opts: None)
+    monkeypatch.setattr(by_hand.results, 'load', lambda *_: ((query, gallery), None))
+    with pytest.raises(Problem, match='2 queries have no good image'):
+        by_hand.main(None)
 
 
 def test_the_figures_are_drawn(walked, tmp_path, monkeypatch):

@@ -29,9 +29,9 @@ def options():
 def main(opts):
     (query, gallery), _ = results.load(utils.result_of(opts), 'query', 'gallery')
     rows = [one(f, who, cam, gallery) for f, who, cam in zip(query.f, query.ids, query.cams, strict=True)]
-    first, standard, trapezoid = np.array([row for row in rows if row]).T
-    if len(first) < len(rows):
-        raise Problem(f'{len(rows) - len(first)} queries have no good image: evaluate_gpu.py knows what to do then')
+    if None in rows:
+        raise Problem(f'{rows.count(None)} queries have no good image: evaluate_gpu.py knows what to do then')
+    first, standard, trapezoid = np.array(rows).T
     for k in (1, 5, 10):
         print(f'Rank@{k}: {(first <= k).mean():.6f}')
     print(f'mAP: {trapezoid.mean():.6f} (trapezoid) {standard.mean():.6f} (standard)')
@@ -42,7 +42,8 @@ def one(f, who, cam, gallery):
     scores = gallery.f @ f  # (N,): cosines, for all features are of unit length
     rank, ranks = 0, []
     for i in np.argsort(-scores, kind='stable'):  # from the best on
-        same_person, same_camera = gallery.ids[i] == who, gallery.cams[i] == cam
+        same_person = gallery.ids[i] == who
+        same_camera = gallery.cams[i] == cam and cam != -1  # which is unknown, and never the same
         if gallery.ids[i] == -1 or (same_person and same_camera):
             continue  # junk: as if it were not there
         rank += 1
