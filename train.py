@@ -37,6 +37,7 @@ from reid import (
     settings,
     unlabelled,
 )
+from reid.choices import what_to_learn
 from reid.problem import Problem
 from reid.results import Features
 
@@ -252,50 +253,6 @@ def main(opts):
     print(f'next: python test.py --name {opts.name} --test_dir {where}')
 
 
-NEEDED = {
-    'pk_cameras': 'pk',
-    'erasing': 'erasing_p',
-    'aiter': 'adv',
-    'warm_from': 'warm_epoch',
-    'eval_every': 'holdout',
-    'loss_feature': 'loss',
-}
-
-
-def what_to_learn(opts):
-    """The losses that are added, [(name, weight, settings)], and what --pk and --DG decide besides. What was typed and
-    would do nothing is a sentence."""
-    chosen = losses.parse(opts.loss)
-    for name, needed in NEEDED.items():
-        if name in opts.given and not getattr(opts, needed):
-            raise Problem(f'--{name} does nothing without --{needed}')
-    if opts.cosine and opts.milestones:  # what is typed wins over a recipe's
-        if ('cosine' in opts.given) == ('milestones' in opts.given):
-            raise Problem('--cosine and --milestones are two courses of the learning rate: one of them, please')
-        opts.cosine = 'cosine' in opts.given
-        opts.milestones = None if opts.cosine else opts.milestones
-    if opts.average == 'none' and not opts.DG and {'average_from', 'average_decay'} & opts.given:
-        raise Problem('--average_from and --average_decay do nothing without --average ema or swa')
-    if opts.pk:
-        p, k = opts.pk
-        if 'batchsize' in opts.given and opts.batchsize != p * k:
-            raise Problem(
-                f'--batchsize {opts.batchsize} contradicts --pk {p} {k}, here or in the recipe, which makes batches of '
-                f'{p * k}'
-            )
-        opts.batchsize = p * k
-    elif alone := [name for name, *_ in chosen if name in losses.PAIRS]:
-        print(f'--loss {" ".join(alone)} compares pictures of one person, of which a batch has few: add --pk 8 4')
-    of_texts(opts, chosen)
-    if opts.camera_embedding and (opts.adv or opts.DG or opts.average != 'none'):
-        raise Problem('--camera_embedding goes without --adv, --DG and --average, which look at pictures of no camera')
-    if opts.ce == 0 and not any(weight for _, weight, _ in chosen):
-        raise Problem('--ce 0 leaves nothing to learn: name a --loss')
-    if opts.DG and opts.average == 'none':
-        opts.average = 'ema'  # it is the teacher
-    return chosen
-
-
 def first_stage(opts):
     """The folder of --from, a run of the first stage of CLIP-ReID, whose network is gone on with."""
     name = vars(opts)['from']
@@ -306,25 +263,6 @@ def first_stage(opts):
     folder = utils.find_run(name, '--from')
     opts.weights = str(utils.snapshot(folder, 'last'))
     return folder
-
-
-FIXED = 'erasing_p color_jitter gray_patch_p grow adv DG'.split()  # have no part in what is computed once
-
-
-def of_texts(opts, chosen):
-    """The losses with texts belong to the heads of the two stages of CLIP-ReID, and the first learns nothing else."""
-    for name, *_ in chosen:
-        head = losses.TEXTS.get(name, opts.head)
-        if opts.head != head:
-            raise Problem(f'--loss {name} is for --head {head}, and not for {opts.head}')
-    if opts.head != 'clip_text':
-        return
-    if opts.ce or [name for name, *_ in chosen] != ['text_supcon']:
-        raise Problem('--head clip_text learns texts and nothing else: --ce 0 --loss text_supcon')
-    plain = {'grow': 1.0, 'policy': 'none', 'average': 'none'}
-    for name in (*FIXED, 'policy', 'average'):
-        if getattr(opts, name) not in (plain.get(name, 0), None):
-            raise Problem(f'--{name} does nothing with --head clip_text, which looks at each picture once')
 
 
 def go_through(batches, look, model, judge, cast, title, learn=None, accumulate=1):

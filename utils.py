@@ -220,9 +220,7 @@ def one_of(gpu_ids, together):
 def precision(opts, device):
     """The autocast context of --fp16 and --bf16, and whether gradients need scaling."""
     if opts.fp16 and opts.bf16:
-        if {'fp16', 'bf16'} <= opts.given or not {'fp16', 'bf16'} & opts.given:
-            raise Problem('--fp16 and --bf16 are two ways to compute: one of them, please')
-        opts.fp16, opts.bf16 = 'fp16' in opts.given, 'bf16' in opts.given  # the typed one, over the recipe's
+        cli.typed_of(opts, 'fp16', 'bf16', '--fp16 and --bf16 are two ways to compute: one of them, please')
     if opts.fp16 and device.type != 'cpu':
         return torch.autocast(device.type, torch.float16), device.type == 'cuda'
     if opts.fp16:

@@ -71,6 +71,15 @@ def parse(parser, argv=None):
     return opts
 
 
+def typed_of(opts, one, other, sentence):
+    """Of two options that exclude each other, the typed one stays, and the recipe's goes. If both were typed, or both
+    stand in the recipe, the sentence is a Problem."""
+    if (one in opts.given) == (other in opts.given):
+        raise Problem(sentence)
+    gone = other if one in opts.given else one
+    setattr(opts, gone, False if getattr(opts, gone) is True else None)
+
+
 def without_defaults(parser):
     """A parser that knows of nothing but what was typed."""
     parser = copy.deepcopy(parser)

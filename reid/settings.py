@@ -132,7 +132,6 @@ def optimisation(parser):
     group = parser.add_argument_group('optimisation', 'How fast, in which steps, and for how long.')
     group.add_argument(
         '--batchsize',
-        default=32,
         type=positive,
         help='pictures in a batch (default 32; with 8, take --lr 0.02). Of all processes together: lr stays what it is '
         'on any number of GPUs',
@@ -198,7 +197,7 @@ def optimisation(parser):
     group.add_argument(
         '--average_from',
         default=0.8,
-        type=fraction,
+        type=early,
         help='the share of the epochs after which --average begins (default 0.8)',
     )
     group.add_argument(
@@ -284,4 +283,5 @@ side = number(int, 32)  # all backbones make one place of 32 pixels
 rate = number(float, 0, 100)
 minutes = number(float, 0)
 fraction = number(float, 0, 1)
+early = number(float, 0, 0.99)  # something is left after it
 share = number(float, 0.01, 1)

@@ -27,3 +27,15 @@ def card():
         return done
 
     return run
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Write a recipe: recipe('lr: 0.02') -> its path."""
+
+    def write(text):
+        path = tmp_path / 'recipe.yaml'
+        path.write_text(text, encoding='utf-8')
+        return path
+
+    return write

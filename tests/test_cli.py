@@ -18,16 +18,6 @@ def parse(*words):
     return cli.parse(train.options(), [str(word) for word in words])
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    def write(text):
-        path = tmp_path / 'recipe.yaml'
-        path.write_text(text, encoding='utf-8')
-        return path
-
-    return write
-
-
 def test_defaults_give_way_to_the_recipe_and_the_recipe_to_what_is_typed(recipe):
     path = recipe('lr: 0.02\nbatchsize: 8\ncosine: true\nwa: false\nheight:\nweight_decay: 1e-3\nrun: {torch: 1}\n')
     opts = parse('--config', path, '--batchsize', '16')
@@ -173,29 +163,6 @@ def test_more_words_of_the_baseline(recipe):
     opts = parse('--config', recipe('cache: off\nDG: true\ncircle: true\ntotal: 0\nwa: false\n'))
     assert (opts.cache, opts.DG, opts.loss, opts.total_epoch) == ('off', '../DG-Market', ['circle'], 0)
     assert parse('--config', recipe('DG: false\n')).DG is None
-
-
-@pytest.mark.parametrize(
-    ('words', 'sentence'),
-    [
-        ('--pk_cameras', '--pk_cameras does nothing without --pk'),
-        ('--erasing noise', '--erasing does nothing without --erasing_p'),
-        ('--average_decay 0.9', 'do nothing without --average'),
-        ('--cosine --milestones 4', 'one of them, please'),
-    ],
-)
-def test_what_would_do_nothing_is_a_sentence(words, sentence):
-    with pytest.raises(Problem, match=sentence):
-        train.what_to_learn(parse(*words.split()))
-
-
-def test_the_typed_course_wins(recipe):
-    opts = parse('--config', recipe('milestones: [4]\n'), '--cosine')
-    train.what_to_learn(opts)
-    assert (opts.cosine, opts.milestones) == (True, None)
-    opts = parse('--config', recipe('cosine: true\n'), '--milestones', '4')
-    train.what_to_learn(opts)
-    assert (opts.cosine, opts.milestones) == (False, [4])
 
 
 RECIPES = sorted((ROOT / 'configs').glob('*.yaml'))

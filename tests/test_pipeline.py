@@ -345,7 +345,7 @@ def test_pair_losses_without_pairs_are_pointed_out(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     words = ['--name', 'circle', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '1', *SMALL, '--circle']
     cli.start(train.main, train.options, words)
-    assert 'add --pk 8 4' in capsys.readouterr().out
+    assert 'take --pk 4 2 in place of --batchsize 8' in capsys.readouterr().out
 
 
 def test_a_set_without_val_is_trained_without_it(place, card, tmp_path):
