@@ -79,6 +79,8 @@ def main(opts):
     ours = {str(place) for tree in (out, root / 'pytorch') for place in (tree, *trees.beside(tree))}
     raw = read(root, dataset, skip=ours)
     tree = split(raw, opts.split_seed) if 'all' in raw else raw
+    for parts in (('train_all',), ('query', 'gallery', 'multi-query')):  # a clash is told here, not after training
+        datasets.numbered(item.id for part in parts for item in tree.get(part, ()))
 
     # 3. plan the tree: which of its files comes from which raw one
     tree, rule = trees.named(tree, dataset.rule)

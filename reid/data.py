@@ -11,7 +11,7 @@ from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
 from reid.cli import quote
-from reid.datasets import PARTS, cameras, is_picture
+from reid.datasets import PARTS, cameras, is_picture, numbered
 from reid.files import holds
 from reid.machine import cores
 from reid.problem import Problem
@@ -86,17 +86,8 @@ def readable(people, on_bad):
 
 
 def numbers(*parts):
-    """Folder names -> identity numbers, the same name the same number in all parts: one array for each.
-
-    '0002' is 2, '-1' stays -1 (junk). Names that are no numbers are numbered from 1 in sorted order.
-    """
-    names = sorted({name for people in parts for name in people.ids})
-    try:
-        number = {name: int(name) for name in names}
-    except ValueError:
-        number = {name: i for i, name in enumerate((n for n in names if n != '-1'), 1)} | {'-1': -1}
-    if len(set(number.values())) < len(number):
-        raise Problem('two identity folders are the same number, such as 7 and 007: rename one of them')
+    """Folder names -> identity numbers, the same name the same number in all parts: one array for each."""
+    number = numbered(name for people in parts for name in people.ids)
     return [np.array([number[name] for name in people.ids], np.int64) for people in parts]
 
 

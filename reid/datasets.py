@@ -127,6 +127,19 @@ def read_name(rule, path):
     return found['id'], found.groupdict().get('cam')
 
 
+def numbered(names):
+    """{name of an identity: its number}. '0002' is 2, '-1' stays -1 (junk). Where some are no numbers, such as 1_12,
+    all are numbered from 1 in sorted order."""
+    names, seen = sorted(set(names)), {}
+    if not all(re.fullmatch('-?[0-9]{1,18}', name) for name in names):
+        return {name: i for i, name in enumerate((n for n in names if n != '-1'), 1)} | {'-1': -1}
+    for name in names:
+        other = seen.setdefault(int(name), name)
+        if other != name:
+            raise Problem(f'identities {other!r} and {name!r} are the same number: rename one of them')
+    return {name: number for number, name in seen.items()}
+
+
 def layout(root, dataset):
     """{part: raw folder} as it lies in `root`, or None. Only multi-query may be missing."""
     root = Path(root)

@@ -66,6 +66,12 @@ def test_names_that_are_no_numbers_get_the_same_number_everywhere():
     assert gallery.tolist() == [-1, 2, 3]
 
 
+def test_what_python_takes_for_a_number_and_nobody_else_does_is_a_name():
+    assert data.numbers(folders('1_12', '11_2', '-1'))[0].tolist() == [2, 1, -1]
+    assert data.numbers(folders('٣', '3', ' 4'))[0].tolist() == [3, 2, 1]
+    assert data.numbers(folders('9' * 30, '7'))[0].tolist() == [2, 1]  # more than int64 holds
+
+
 @pytest.mark.parametrize('names', [('7', '007'), ('-1', '7', '007'), ('-1', '-01')])
 def test_two_names_of_one_number_are_refused(names):
     with pytest.raises(Problem, match='same number'):

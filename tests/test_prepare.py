@@ -527,6 +527,17 @@ def test_identities_that_differ_in_case_alone(tmp_path, capsys):
     assert untouched(root)
 
 
+def test_identities_that_are_the_same_number(tmp_path, capsys):
+    files = {'train': ['7/1.jpg', '8/1.jpg'], 'query': ['9/1.jpg'], 'gallery': ['009/2.jpg', '7/2.jpg']}
+    root = draw(tmp_path / 'own', files)
+    said = fails(capsys, '--data_dir', root, '--rule', '^(?P<id>[^/]+)/')
+    assert "identities '009' and '9' are the same number: rename one of them" in said
+    assert untouched(root)
+    (root / 'gallery/009').rename(root / 'gallery/9')
+    (root / 'gallery/7').rename(root / 'gallery/007')  # nobody compares it with the 7 of training
+    run('--data_dir', root, '--rule', '^(?P<id>[^/]+)/')
+
+
 def test_half_a_split_and_one_identity(tmp_path, capsys):
     root = draw(tmp_path / 'own', {'train': ['1_c1.jpg'], 'test': ['2_c1.jpg']})
     rule = r'(?P<id>\d)_c(?P<cam>\d)'
