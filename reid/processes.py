@@ -30,8 +30,15 @@ def start(device):
         return
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    distributed.init_process_group(nccl() if device.type == 'cuda' else 'gloo')
     atexit.register(leave)
+
+
+def nccl():
+    """What GPUs talk by: not on Windows."""
+    if not distributed.is_available() or not distributed.is_nccl_available():
+        raise Problem('several GPUs need NCCL, which PyTorch for Windows has not: --gpu_ids 0, or Linux (WSL is one)')
+    return 'nccl'
 
 
 def leave():
@@ -47,6 +54,7 @@ def alone():
 
 def several(count):
     """This very command once more in `count` processes, as torchrun would start it, and out with its exit code."""
+    nccl()
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(count)]
     try:
         sys.exit(subprocess.call([*command, *sys.argv]))

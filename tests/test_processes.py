@@ -213,6 +213,7 @@ def test_several_gpus_start_a_process_each(monkeypatch):
     called = []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.distributed, 'is_nccl_available', lambda: True)
     monkeypatch.setattr(subprocess, 'call', lambda command: called.append(command) or 7)
     monkeypatch.setattr(sys, 'argv', ['train.py', '--gpu_ids', '0,1'])
     with pytest.raises(SystemExit) as end:

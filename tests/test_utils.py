@@ -184,6 +184,21 @@ def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch):
             utils.device(ids)
 
 
+@pytest.mark.parametrize('torchrun', [False, True])
+def test_several_gpus_without_nccl_are_a_sentence(torchrun, monkeypatch):
+    """As on Windows. No process is started."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: None)
+    monkeypatch.setattr(torch.distributed, 'is_nccl_available', lambda: False)
+    monkeypatch.setattr('subprocess.call', lambda command: pytest.fail('a process was started'))
+    if torchrun:
+        monkeypatch.setenv('LOCAL_RANK', '1')
+        monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(Problem, match='several GPUs need NCCL, .* --gpu_ids 0, or Linux'):
+        utils.device('0,1', together=True)
+
+
 def test_half_precision_needs_a_gpu(capsys):
     opts = argparse.Namespace(fp16=True, bf16=False, given=set())
     _, scaling = utils.precision(opts, torch.device('cpu'))
