@@ -36,6 +36,9 @@ class Jobs:
         self.folder.mkdir(parents=True, exist_ok=True)
         for place in self.folder.glob('*.part'):  # of an upload that did not come to its end
             shutil.rmtree(place, ignore_errors=True)
+        for place in self.folder.iterdir():  # of an earlier version: nobody could see or delete it
+            if re.fullmatch(ID, place.name) and self.read(place.name) is None:
+                shutil.rmtree(place, ignore_errors=True)
         for job in self.all():
             if job['state'] == RUNNING:
                 self.keep({**job, 'state': WAITING})

@@ -6,8 +6,9 @@
     drafts/<id>/upload         a video, of which a frame is looked for (reid.page_clip)
     thumbs/<id>-<time>.jpg     of an entry
 
-What was sent is there until it is registered, for a day at most. Of more than MOST, or of more than BYTES, the oldest
-go. So a page may be loaded again, and be open twice. No name that comes from outside becomes a part of a path.
+What was sent is there until it is registered, for a day at most: then it is not shown, and is deleted within HOUR. Of
+more than MOST, or of more than BYTES, the oldest go. So a page may be loaded again, and be open twice. No name that
+comes from outside becomes a part of a path.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,7 +33,7 @@ from reid.problem import Problem
 from reid.service_door import Refused
 from reid.video import crop
 
-MOST, BYTES, DAY = 60, 2 * 10**9, 24 * 3600
+MOST, BYTES, DAY, HOUR = 60, 2 * 10**9, 24 * 3600, 3600
 SHOWN, THUMB = 1280, 192  # pixels, at most
 BOXES = 30  # of a picture: more nobody can choose from
 WHOLE, SKIP = 'whole', 'skip'
@@ -45,6 +47,10 @@ def fresh():
 
 def since(id):
     return int(id[:16], 16) / 1e9
+
+
+def old(id):
+    return time.time() - since(id) > DAY
 
 
 def largest(boxes):
@@ -67,8 +73,12 @@ class Pictures:
         self.one = ThreadPoolExecutor(1)  # detectors need not be made for several threads
         for place in (self.drafts, self.thumbs):
             place.mkdir(parents=True, exist_ok=True)
+        self.closed, self.thread = threading.Event(), threading.Thread(target=self.keep_tidy, daemon=True)
+        self.thread.start()
 
     def close(self):
+        self.closed.set()
+        self.thread.join()
         self.one.shutdown(cancel_futures=True)
 
     async def apart(self, f, *args):
@@ -139,19 +149,25 @@ class Pictures:
         except Problem as problem:
             raise Refused(400, str(problem)) from None
 
+    def keep_tidy(self):
+        while not self.closed.is_set():
+            with suppress(OSError):
+                self.tidy()
+            self.closed.wait(HOUR)
+
     def tidy(self):
         whole = 0
         for place, folder in enumerate(sorted(self.drafts.iterdir(), reverse=True)):
             with suppress(OSError):
                 whole += sum(file.stat().st_size for file in folder.iterdir())
             begun = re.match(ID, folder.name)
-            if place >= MOST or whole > BYTES or not begun or time.time() - since(folder.name) > DAY:
+            if place >= MOST or whole > BYTES or not begun or old(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def draft(self, id, kind=None):
         """What was sent, or a sentence."""
         with suppress(OSError, ValueError):
-            if re.fullmatch(ID, id):
+            if re.fullmatch(ID, id) and not old(id):
                 draft = json.loads((self.drafts / id / 'draft.json').read_text(encoding='utf-8'))
                 if kind in (None, draft['kind']):
                     return draft

@@ -286,11 +286,18 @@ def test_without_a_detector_the_whole_picture_is_taken(kept):
 
 
 def test_what_was_sent_is_not_kept_for_ever(client, kept, monkeypatch):
-    sent = send(client, 'search', body(1))
-    monkeypatch.setattr(page_pictures, 'DAY', -1)
-    send(client, 'search', body(2))
-    assert client.get(sent.url).status_code == 404
-    monkeypatch.setattr(page_pictures, 'DAY', 1000)
+    sent, drafts = send(client, 'search', body(1)), kept.folder / 'page' / 'drafts'
+    shown = f'{sent.url.path}/0.jpg'.replace('search', 'draft')
+    assert client.get(shown).status_code == 200
+    with monkeypatch.context() as patch:
+        patch.setattr(page_pictures, 'DAY', -1)
+        assert [client.get(url).status_code for url in (sent.url, shown)] == [404, 404]
+        patch.setattr(page_pictures, 'HOUR', 0.01)
+        again = page_pictures.Pictures(kept.folder / 'page', None, {}, False)
+        wait_for(lambda: not list(drafts.iterdir()))  # at the start
+        (drafts / page_pictures.fresh()).mkdir()
+        wait_for(lambda: not list(drafts.iterdir()))  # and from time to time
+        again.close()
     monkeypatch.setattr(page_pictures, 'MOST', 3)
     kept_ones = [send(client, 'search', body(seed)).url for seed in range(6)]
     assert [client.get(url).status_code for url in kept_ones] == [404, 404, 200, 200, 200, 200]  # and the one that came
@@ -879,6 +886,14 @@ def test_a_full_disk_ends_one_search_and_not_those_after_it(noted, client, kept,
     assert state(client, place) == (*noted, 'waiting')[0]
     client.post(f'{place}/cancel')
     assert state(client, place) == 'cancelled'
+
+
+def test_a_search_of_an_earlier_version_is_deleted(kept):
+    place = kept.folder / 'page' / 'videos' / page_pictures.fresh()
+    (place / 'found').mkdir(parents=True)
+    (place / 'job.json').write_text('{"state": "done"}')
+    with page(kept):
+        assert not place.exists()
 
 
 def test_what_is_no_video_is_a_sentence(client, kept, film):
