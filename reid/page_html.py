@@ -34,7 +34,7 @@ HEADERS = {
     'Referrer-Policy': 'same-origin',
     'Cache-Control': 'no-store',
 }
-FIELDS, LONGEST = 500, 200  # of a form; letters of a name
+FIELDS, FIELD, LONGEST = 500, 2**16, 200  # of a form; bytes of one that is a text; letters of a name
 SPOOL = 2**16
 
 
@@ -51,13 +51,16 @@ class Wrong(Refused):
 
 
 async def form(request, files=0):
-    """{name: [values]}: texts, or files as (name, file), which lie on the disk from SPOOL bytes on."""
+    """{name: [values]}: texts, or files as (name, file), which lie on the disk from SPOOL bytes on. Texts stay in
+    memory: where a body may be as large as files are, no urlencoded form is taken, which is all text."""
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     found = {}
     if kind == 'multipart/form-data':
         from starlette.formparsers import MultiPartException, MultiPartParser
 
-        parser = MultiPartParser(request.headers, request.stream(), max_files=files, max_fields=FIELDS)
+        parser = MultiPartParser(
+            request.headers, request.stream(), max_files=files, max_fields=FIELDS, max_part_size=FIELD
+        )
         parser.spool_max_size = SPOOL
         try:
             parts = await parser.parse()
@@ -65,7 +68,7 @@ async def form(request, files=0):
             raise Refused(400, f'a form of this page is expected ({error.message})') from None
         for name, value in parts.multi_items():
             found.setdefault(name, []).append(value if isinstance(value, str) else (value.filename or '', value))
-    elif kind == 'application/x-www-form-urlencoded':
+    elif kind == 'application/x-www-form-urlencoded' and not files:
         try:
             found = parse_qs((await request.body()).decode('latin-1'), True, max_num_fields=FIELDS)
         except ValueError as error:

@@ -495,7 +495,11 @@ def test_what_is_no_picture_is_a_sentence(client):
     assert client.post('/page/search', files={'other': coded(body(1))}).status_code == 422
     assert client.post('/page/search', files=[('picture', ('a', b'x'))] * 2).status_code == 400
     assert client.post('/page/register', files=[('picture', ('a', b'x'))] * 21).status_code == 400
-    assert client.post('/page/search', data={'picture': 'x'}).status_code == 422
+    assert client.post('/page/search', files={'picture': (None, 'x')}).status_code == 422
+    for place in ('search', 'register', 'video', 'clip'):  # where bodies are large, but not in memory
+        answer = client.post(f'/page/{place}', data={'picture': 'x'})
+        assert 'found application/x-www-form-urlencoded' in read(answer, 415).text
+        assert client.post(f'/page/{place}', files={'start': (None, 'x' * (2**16 + 1))}).status_code == 400
     assert client.post('/page/search', content=b'x', headers={'content-type': 'multipart/form-data'}).status_code == 400
     assert client.post('/page/search', content=b'{}', headers={'content-type': 'application/json'}).status_code == 415
 
