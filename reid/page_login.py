@@ -5,9 +5,10 @@ import asyncio
 import re
 
 from reid.page_html import form, text, to
+from reid.service_door import busy
 from reid.service_sessions import COOKIE, HOURS, cookie
 
-PAUSE = 0.5  # seconds after a wrong token. Others who are wrong wait behind
+PAUSE = 0.5  # seconds after a wrong token. Others who are wrong meanwhile are not let wait: they would take all places
 
 
 def routes(api, answers, sessions):
@@ -22,6 +23,8 @@ def routes(api, answers, sessions):
         given = await form(request)
         after = inside(text(given, 'next'))
         if not sessions.right(text(given, 'token')):
+            if wrong.locked():
+                raise busy()
             async with wrong:
                 await asyncio.sleep(PAUSE)
             return answers.page(request, 'login.html', 403, after=after, problem='wrong_token')

@@ -1,6 +1,7 @@
 """The page of the service, by HTTP and in a browser: python -m pytest tests/test_page.py"""
 
 import argparse
+import asyncio
 import contextlib
 import csv
 import errno
@@ -1050,6 +1051,26 @@ def test_whoever_knows_the_token_gets_a_cookie_that_does_not_say_it(kept, monkey
             assert answer.headers['location'] in ('/page/people', '/page/../x')
         secure = client.post('/page/login', data={'token': TOKEN}, headers={'X-Forwarded-Proto': 'https'})
         assert 'Secure' in secure.headers['set-cookie']
+
+
+def test_who_is_wrong_while_another_is_does_not_wait_and_takes_no_place(kept, monkeypatch):
+    asleep, over = threading.Event(), threading.Event()
+
+    async def sleep(seconds):
+        asleep.set()
+        await asyncio.to_thread(over.wait, LONG)
+
+    monkeypatch.setattr('reid.page_login.asyncio', SimpleNamespace(Lock=asyncio.Lock, sleep=sleep))
+    with page(kept, token=TOKEN) as client, ThreadPoolExecutor(1) as pool:
+        client.follow_redirects = False
+        first = pool.submit(client.post, '/page/login', data={'token': 'x'})
+        try:
+            assert asleep.wait(LONG)
+            assert 'Too much' in read(client.post('/page/login', data={'token': 'y'}), 429).text
+            assert log_in(client).status_code == 303
+        finally:
+            over.set()
+        assert 'not the token' in read(first.result(), 403).text
 
 
 def test_sessions_end():
