@@ -242,6 +242,12 @@ def cameras(folder):
 def explain(root, name=None):
     """Why nothing, or not data set `name`, was recognised in `root`, and what may have been meant."""
     root = Path(root)
+    about = root / 'pytorch' / ABOUT
+    if about.is_file() and about.read_text(encoding='utf-8').startswith('dataset: own\n'):
+        return (
+            f'{root} was prepared with --rule: give it again to take in new pictures. '
+            f'Else next: python train.py --data_dir "{root}/pytorch"'
+        )
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     names = {folder.name for folder in folders}
     if {'train_all', 'query', 'gallery'} <= names:

@@ -576,6 +576,16 @@ def test_did_you_mean(market, tmp_path, capsys):
     assert 'prepared already' in fails(capsys, '--data_dir', market)
 
 
+def test_own_pictures_need_their_rule_again(tmp_path, capsys):
+    files = {'train_all': ['a_1.jpg'], 'query': ['b_1.jpg'], 'gallery': ['b_2.jpg']}  # called as in a prepared tree
+    root = draw(tmp_path / 'own', files)
+    run('--data_dir', root, '--rule', '(?P<id>[a-z])_')
+    said = fails(capsys, '--data_dir', root)
+    assert 'was prepared with --rule: give it again to take in new pictures' in said
+    assert f'train.py --data_dir "{root}/pytorch"' in said
+    assert 'was prepared with --rule' in fails(capsys, '--data_dir', root, '--dataset', 'duke')
+
+
 def test_the_two_of_cuhk03(tmp_path, capsys):
     files = {
         'bounding_box_train': ['0003_c1_11.png'],
