@@ -12,7 +12,6 @@ them: size and time of change of each file (N, 2), and the pictures (N, H, W, 3)
 import hashlib
 import io
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -28,10 +27,11 @@ from tqdm import tqdm
 
 from reid import cli, data, processes
 from reid.augment import POLICIES, each
-from reid.machine import cores
+from reid.machine import cores, free_memory
 from reid.problem import Problem
 
 PLACES = ('auto', 'ram', 'disk', 'gpu', 'off')  # of --cache
+GUESS = 4 * 10**9  # bytes of memory that are free where the system does not say
 PIECE = 512  # pictures decoded ahead, at most: what reads them may be slower
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -225,25 +225,15 @@ def choose(size, file, device):
     if device.type == 'cuda' and size < (free := torch.cuda.mem_get_info(device)[0]) / 4:
         return 'gpu', f' of {megabytes(free)} that are free'
     memory, folder = free_memory(), file.parent.parent
+    said = f'a guessed {megabytes(GUESS)}' if memory is None else megabytes(memory)
+    memory = GUESS if memory is None else memory
     if size * processes.here() < memory / 2:  # each of them keeps its own
-        return 'ram', f' of {megabytes(memory)} that are free'
+        return 'ram', f' of {said} that are free'
     disk = shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
     if file.is_file() or size + 2**20 < disk:
-        return 'disk', f', since {megabytes(memory)} of memory are free'
-    what = f'{megabytes(memory)} of memory and {megabytes(disk)} for files in {folder} are free'
+        return 'disk', f', since {said} of memory are free'
+    what = f'{said} of memory and {megabytes(disk)} for files in {folder} are free'
     return 'off', f', since {megabytes(size)} are needed and {what}'
-
-
-def free_memory():
-    """Bytes of memory that may be taken; a guess of 4 GB where the system does not say."""
-    try:
-        return 1024 * int(re.search(r'MemAvailable:\s*(\d+) kB', Path('/proc/meminfo').read_text(encoding='utf-8'))[1])
-    except (OSError, TypeError):  # not Linux, or an old one
-        pass
-    try:
-        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, ValueError, OSError):
-        return 4 * 10**9
 
 
 def megabytes(size):
@@ -274,11 +264,20 @@ def on_disk(paths, height, width, file, title):
         print(f'cache: {stale.sum():,} pictures changed')
     if stale.any():
         new = all_decoded(list(compress(paths, stale)), height, width, title)
-        build(file, keys, shape, (next(new) if changed else found[1][i] for i, changed in enumerate(stale)))
+        pictures = renewed(None if found is None else found[1], stale, new)
+        found = None  # the old file is now held by `pictures` alone, and no more when they end
+        build(file, keys, shape, pictures)
         found = opened(file, shape)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # nor is it written to
         return torch.from_numpy(found[1])
+
+
+def renewed(old, stale, new):
+    """The pictures in order, those that changed from `new`. The others are copies: what Windows is to replace may not
+    be mapped."""
+    for i, changed in enumerate(stale):
+        yield next(new) if changed else np.array(old[i])
 
 
 def key(path):

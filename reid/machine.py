@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import traceback
 from pathlib import Path
 
@@ -38,6 +39,23 @@ def held():
     try:
         return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
     except OSError:
+        return None
+
+
+def free_memory():
+    """The bytes of memory that may be taken, or None: macOS does not say without a package."""
+    try:
+        return 1024 * int(re.search(r'MemAvailable:\s*(\d+) kB', Path('/proc/meminfo').read_text(encoding='utf-8'))[1])
+    except (OSError, TypeError):  # not Linux, or an old one
+        pass
+    try:
+        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        pass
+    status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: its size in bytes, all memory, what is free of it, ...
+    try:
+        return status[2] if ctypes.windll.kernel32.GlobalMemoryStatusEx(status) else None
+    except AttributeError:
         return None
 
 

@@ -4,9 +4,11 @@ import errno
 import io
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import threading
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from reid import cache, cli, data
+from reid import cache, cli, data, machine
 from reid.cache import Batches, Decoding, batches, decoded, loading, turns
 from reid.problem import Problem
 from reid.samplers import PK
@@ -171,15 +173,39 @@ def test_what_was_chosen_is_said(tree, monkeypatch, capsys):
     assert file.name.startswith('256x128-')
 
 
+def test_a_guess_is_said_to_be_one(tree, monkeypatch):
+    monkeypatch.setattr(cache, 'free_memory', lambda: None)
+    file = tree / 'cache' / 'x.npy'
+    assert cache.choose(10**9, file, CPU) == ('ram', ' of a guessed 4,000 MB that are free')
+    for disk in (10**15, 0):
+        monkeypatch.setattr(cache.shutil, 'disk_usage', lambda folder, free=disk: SimpleNamespace(free=free))
+        assert 'a guessed 4,000 MB of memory' in cache.choose(10**10, file, CPU)[1]
+
+
 def test_free_memory_is_what_the_system_says(monkeypatch):
     said = io.StringIO('MemTotal:  9 kB\nMemAvailable:   2000 kB\n')
-    monkeypatch.setattr(cache.Path, 'read_text', lambda self, encoding: said.read())
-    assert cache.free_memory() == 2000 * 1024
+    monkeypatch.setattr(machine.Path, 'read_text', lambda self, encoding: said.read())
+    assert machine.free_memory() == 2000 * 1024
     sizes = {'SC_AVPHYS_PAGES': 30, 'SC_PAGE_SIZE': 4096}
     monkeypatch.setattr(os, 'sysconf', lambda name: sizes[name], raising=False)
-    assert cache.free_memory() == 30 * 4096  # as there is nothing more to read
+    assert machine.free_memory() == 30 * 4096  # as there is nothing more to read
     monkeypatch.delattr(os, 'sysconf')
-    assert cache.free_memory() == 4 * 10**9
+    monkeypatch.setattr(machine.ctypes, 'windll', windows(7 * 10**9), raising=False)
+    assert machine.free_memory() == 7 * 10**9
+    monkeypatch.delattr(machine.ctypes, 'windll')
+    assert machine.free_memory() is None
+
+
+def windows(free):
+    """Its call that fills in MEMORYSTATUSEX, of 64 bytes, of which the first four say so."""
+
+    def fill_in(status):
+        length, load, total = struct.unpack_from('<IIQ', status)
+        assert (length, len(bytes(status)), load, total) == (64, 64, 0, 0)
+        struct.pack_into('<IIQQ', status, 0, 64, 50, 2 * free, free)
+        return 1
+
+    return SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=fill_in))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -209,6 +235,27 @@ def test_only_what_changed_is_decoded_again(tree, decodings, capsys):
     assert torch.equal(before, kept)  # another run, which began earlier, goes on with what it had
     on_disk(tree)
     assert len(decodings) == 2
+
+
+def test_the_old_file_is_let_go_of_before_it_is_replaced(tree, monkeypatch):
+    """Windows does not replace what is mapped, in this process or another."""
+    on_disk(tree)
+    os.utime(paths_of(tree)[0], ns=(1, 1))
+    maps, opened, replace = [], cache.opened, os.replace
+
+    def watched(*args):
+        found = opened(*args)
+        maps.append(weakref.ref(found[1]._mmap))
+        return found
+
+    def as_on_windows(source, target):
+        assert [held() for held in maps] == [None]
+        replace(source, target)
+
+    monkeypatch.setattr(cache, 'opened', watched)
+    monkeypatch.setattr(os, 'replace', as_on_windows)
+    assert torch.equal(on_disk(tree), plain(paths_of(tree)))
+    assert len(maps) == 2
 
 
 def test_other_pictures_other_orders_and_other_sizes_get_other_files(tree):
