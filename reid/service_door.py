@@ -30,7 +30,7 @@ LIMITS = Limits(batchsize=32, wait=0.003, queue=256, bytes=10 * 10**6, pixels=25
 
 HELD = 32
 LINGER = 2  # seconds
-OPEN = ('/health',)  # to whoever asks
+OPEN = ('/health', '/docs', '/openapi.json')  # to whoever asks: what can be asked for is no secret
 ALWAYS = ('/health', '/metrics')  # however many there are
 LOCAL = r'(localhost|127\.[\d.]+|\[::1\])(:\d+)?'  # names of this machine that nobody else can take
 
@@ -136,7 +136,8 @@ class Door:
     def logged_in(self, scope, headers):
         host, origin = (headers.get(name, b'').decode('latin-1') for name in (b'host', b'origin'))
         if origin and origin.partition('://')[2] != host:
-            raise Refused(403, f'a page of {origin} may not ask this')
+            way = 'if they are one, nginx between them has to pass on its name: see docs/service.md'
+            raise Refused(403, f'a page of {origin} may not ask this of {host}; {way}')
         if re.fullmatch(service_sessions.OPEN, scope['path']):
             return
         if not self.sessions.known(service_sessions.cookie(headers)):
