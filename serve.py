@@ -97,7 +97,7 @@ def main(opts):
             bytes=opts.max_mb * 10**6,
             pixels=opts.max_mpixels * 10**6,
         )
-        pages, why = pages_of(opts, kept, start)
+        pages, why = pages_of(opts, kept, start, token)
         api = service.app(embedder, kept, limits, token, local=is_local(opts.host), page=pages)
         server = uvicorn_server(api)
         with told(opts.host, opts.port):
@@ -153,8 +153,9 @@ def page_folder(opts):
     return Path(opts.index) / 'page'
 
 
-def pages_of(opts, kept, start=None):
-    """The page, or None and why there is none."""
+def pages_of(opts, kept, start=None, token=None):
+    """The page, or None and why there is none. With a token it may be for others as well, by way of nginx: they do not
+    see what lies on this machine, whatever path an entry has."""
     folder = page_folder(opts)
     if kept is None:
         return None, 'none without --index'
@@ -164,7 +165,8 @@ def pages_of(opts, kept, start=None):
         detecting.load(opts.detector)  # which says what is expected; others are loaded when they are asked for
     names = {Path(opts.detector).name: opts.detector, 'hog': 'hog'}
     detectors = {shown: partial(detector, opts, name) for shown, name in names.items()}
-    return page.Pages(folder, detectors, is_local(opts.host), opts.max_video_mb * 10**6, start), None
+    reads = is_local(opts.host) and token is None
+    return page.Pages(folder, detectors, reads, opts.max_video_mb * 10**6, start), None
 
 
 def detector(opts, name, least):

@@ -33,7 +33,7 @@ from reid.service_door import Refused
 
 FILES = {'style.css': 'text/css', 'page.js': 'text/javascript', 'nobody.svg': 'image/svg+xml'}
 VIDEO_BYTES = 500 * 10**6
-PATIENCE = 20  # times as long as for pictures
+PATIENCE, PACE = 20, 5e5  # times as long as for pictures at least; bytes a second that are slow enough
 
 
 class Pages:
@@ -45,10 +45,10 @@ class Pages:
 
     def large(self, limits):
         """{address: limits}, where more is taken than elsewhere; it goes to the disk."""
-        own = limits._replace(patience=PATIENCE * limits.patience)
-        pictures = page_search.FILES * limits.bytes
-        large = {f'/page/{name}': own._replace(bytes=self.video_bytes) for name in ('video', 'clip')}
-        return {**large, '/page/register': own._replace(bytes=pictures)}
+        large = dict.fromkeys(('video', 'clip'), self.video_bytes) | {'register': page_search.FILES * limits.bytes}
+        patience = PATIENCE * limits.patience
+        return {f'/page/{name}': limits._replace(bytes=most, patience=max(patience, most / PACE))
+                for name, most in large.items()}  # fmt: skip
 
     def into(self, api, work, sessions=None):
         """Add them to an application. sessions: of those who have logged in, where there is a token."""

@@ -1111,7 +1111,14 @@ def test_where_there_is_no_page_a_sentence_says_why(kept, tmp_path):
         True,
         None,
     )
-    assert pages.large(service.LIMITS)['/page/video'].bytes == 7_000_000
+    large = pages.large(service.LIMITS)
+    assert [(large[f'/page/{name}'].bytes, large[f'/page/{name}'].patience) for name in ('video', 'register')] == [
+        (7_000_000, 600),
+        (200_000_000, 600),
+    ]
+    pages.video_bytes = 4_000_000_000
+    assert pages.large(service.LIMITS)['/page/clip'].patience == 8000  # by half a megabyte a second
+    assert not serve.pages_of(opts, kept, token=TOKEN)[0].reads  # it is for others, behind another server
     assert '--index' in serve.pages_of(opts, None)[1]
     milvus = argparse.Namespace(**{**vars(opts), 'index': 'http://host:19530'})
     assert '--page_dir' in serve.pages_of(milvus, kept)[1]
