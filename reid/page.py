@@ -21,6 +21,7 @@ answered by "see other", so a page may be loaded again; what is under way lies i
 started again.
 """
 
+import sqlite3
 from pathlib import Path
 
 from reid import page_clip, page_login, page_people, page_search, page_videos
@@ -55,13 +56,14 @@ class Pages:
         most = {address.rpartition('/')[2]: limits.bytes for address, limits in self.large(work.limits).items()}
         answers = Answers(self.detectors, str(work.embedder.about['run']), {'search': work.limits.bytes, **most})
         try:
+            self.parts = [taken(self.folder)]
             pictures = Pictures(self.folder, work, self.detectors, self.reads)
             jobs = Jobs(self.folder, work, pictures)
-        except OSError as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise Problem(
                 f'{self.folder} cannot be written to ({error}): --page_dir DIR names another folder'
             ) from None
-        self.parts = [jobs, pictures]
+        self.parts = [jobs, pictures, *self.parts]
         answers.templates.globals['guarded'] = sessions is not None
         if sessions is not None:
             page_login.routes(api, answers, sessions)
@@ -78,6 +80,21 @@ class Pages:
     def close(self):
         for part in self.parts:
             part.close()
+
+
+def taken(folder):
+    """The folder is ours alone until this is closed, or the process ends, in whatever way: SQLite sees to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = sqlite3.connect(folder / 'lock.db', timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute('begin exclusive')
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if 'locked' not in str(error):
+            raise
+        way = 'end that one, or --page_dir DIR names another folder'
+        raise Problem(f'{folder} is used by another service: {way}') from None
+    return lock
 
 
 def own_routes(api, answers, work, start):

@@ -893,6 +893,17 @@ def test_a_full_disk_ends_one_search_and_not_those_after_it(noted, client, kept,
     assert state(client, place) == 'cancelled'
 
 
+def test_of_two_services_with_one_folder_the_second_does_not_start(kept):
+    place = kept.folder / 'page' / 'videos' / 'x.part'
+    with page(kept):
+        place.mkdir()  # what is being sent to it
+        with pytest.raises(Problem, match='is used by another service'):
+            service.app(FAKE, kept, page=Pages(kept.folder / 'page', {}))
+        assert place.exists()
+    with page(kept):  # it has ended
+        assert not place.exists()
+
+
 def test_a_search_of_an_earlier_version_is_deleted(kept):
     place = kept.folder / 'page' / 'videos' / page_pictures.fresh()
     (place / 'found').mkdir(parents=True)
