@@ -12,6 +12,7 @@ import warnings
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -394,21 +395,36 @@ def load_weights(model, path, warm_start=False):
     if not any(name in own for name in state):  # a bare backbone, as its library saves it
         state = {f'model.{name}': value for name, value in state.items()}
     inner = {name.removeprefix('model.'): value for name, value in state.items() if name.startswith('model.')}
-    state |= {f'model.{name}': value for name, value in backbones.translate(inner, model.model).items()}
+    inner = {f'model.{name}': value for name, value in backbones.translate(inner, model.model).items()}
+    state = inner | {name: value for name, value in state.items() if not name.startswith('model.')}
     found = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     optional = (*backbones.unused(model.model), *(backbones.NEW if warm_start else ()))
     optional = tuple(f'model.{name}' for name in optional)
     absent = [n for n in own if n not in found and not n.startswith(optional) and not n.endswith('num_batches_tracked')]
     missing = [n for n in absent if n.startswith('model.')] if warm_start else absent
+    reshaped = {n: f'{n}: file {tuple(state[n].shape)}, network {tuple(own[n].shape)}' for n in absent if n in state}
     if missing:
-        shapes = [f'{n}: file {tuple(state[n].shape)}, network {tuple(own[n].shape)}' for n in missing if n in state]
+        shapes = [reshaped[n] for n in missing if n in reshaped]
         raise Problem(
             f'{path} does not fit this network: {len(found)} of {len(own)} tensors match, {len(missing)} do not, '
             f'such as {(shapes or missing)[0]}. Was it made with another --backbone, --head or --linear_num?'
         )
+    # Of parts that the network has; other parts, such as a second classifier, are none of its business.
+    parts = {name.split('.')[1] for name in own if name.startswith('model.')}
+    left = [n.removeprefix('model.') for n in inner if n not in own and not n.startswith(optional)]
+    left = [name for name in left if name.split('.')[0] in parts and name.endswith('.weight')]
+    if left:
+        raise Problem(
+            f'{path} holds {len(left)} weights, such as {left[0]}, that --backbone {model.backbone} has no place for: '
+            'name the network that it is of'
+        )
     own.update(found)
     model.load_state_dict(own)
-    told = f'{path}: {len(found)} of {len(own)} tensors' + (f', not in it: {", ".join(absent)}' if absent else '')
+    told = f'{path}: {len(found)} of {len(own)} tensors'
+    if lacking := [name for name in absent if name not in reshaped]:
+        told += f', not in it: {", ".join(lacking)}'
+    if reshaped:
+        told += f', of another shape: {"; ".join(reshaped.values())}'
     if 'cameras.vectors' in state and 'cameras.vectors' not in found:
         why = f'here are {len(model.cameras.known)}' if model.cameras else '--camera_embedding would take it'
         told += f'; its embedding of {len(state["cameras.vectors"])} cameras is left out: {why}'
@@ -428,6 +444,12 @@ def read_state(path):
     return tensors
 
 
+# Single numbers of NumPy, as torchreid keeps one beside its tensors: NumPy 1 and 2 have them under two names.
+SCALAR = np.float32(0).__reduce__()[0]
+NUMBERS = [np.dtype, *(type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8'))]
+NUMBERS += [(SCALAR, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')]
+
+
 def read_tensors(path):
     """What torch.save wrote, provided that it is nothing but tensors and plain values: no code is ever unpickled. Or a
     .safetensors file, as timm's networks often come."""
@@ -438,7 +460,7 @@ def read_tensors(path):
             from safetensors.torch import load_file
 
             return load_file(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMBERS):
             warnings.simplefilter('ignore')  # that it may be TorchScript: see below
             return torch.load(path, map_location='cpu', weights_only=True)
     except ImportError:

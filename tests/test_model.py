@@ -3,6 +3,7 @@
 import re
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -223,13 +224,41 @@ def test_a_bare_backbone_warms_up_a_run(tmp_path):
         networks.load_weights(ours, tmp_path / 'resnet18.pth')
 
 
+@pytest.mark.parametrize('warm_start', [True, False])
+def test_a_file_of_a_deeper_network_is_refused(warm_start, tmp_path):
+    """Of the names and shapes of a ResNet-34, a ResNet-18's are a part."""
+    deep = models.resnet34(weights=None) if warm_start else networks.build(opts(backbone='resnet34'))
+    torch.save(deep.state_dict(), tmp_path / 'deep.pth')
+    ours = networks.build(opts(backbone='resnet18'))
+    before = ours.model.layer1[0].conv1.weight.clone()
+    words = r'holds 32 weights, such as layer1\.2\.conv1\.weight, that --backbone resnet18 has no place for'
+    with pytest.raises(Problem, match=words):
+        networks.load_weights(ours, tmp_path / 'deep.pth', warm_start)
+    assert torch.equal(ours.model.layer1[0].conv1.weight, before)
+
+
+def test_files_with_classifiers_on_the_way_are_read(tmp_path):
+    torch.save(models.googlenet(weights=None, init_weights=False).state_dict(), tmp_path / 'googlenet.pth')
+    networks.load_weights(networks.build(opts(backbone='googlenet')), tmp_path / 'googlenet.pth', warm_start=True)
+
+
+@pytest.mark.parametrize('number', [np.float64(0.5), np.int64(3), np.float32(0.5)])
+def test_numbers_beside_the_tensors_are_read_and_objects_are_not(number, tmp_path):
+    torch.save({'state_dict': {'conv1.weight': torch.ones(2)}, 'rank1': number}, tmp_path / 'numbers.pth')
+    assert networks.read_tensors(tmp_path / 'numbers.pth')['rank1'] == number
+    torch.save({'conv1.weight': torch.ones(2), 'more': np.array([{1}])}, tmp_path / 'objects.pth')
+    with pytest.raises(Problem, match='safely'):
+        networks.read_tensors(tmp_path / 'objects.pth')
+
+
 def test_files_of_other_libraries_warm_up_a_run(tmp_path):
     """torchreid's, of another number of people and wrapped by DataParallel; a ResNet-50 for one with attention, which
     no file has; a file without what its library keeps beside the tensors; safetensors."""
     given = {'head': 'bnneck', 'backbone': 'osnet_x0_25'}
     theirs = backbones.trunk('osnet_x0_25').state_dict()
     theirs |= {'classifier.weight': torch.randn(751, 512), 'classifier.bias': torch.randn(751)}
-    torch.save({'state_dict': {f'module.{n}': v for n, v in theirs.items()}, 'epoch': 3}, tmp_path / 'osnet.pth.tar')
+    checkpoint = {'state_dict': {f'module.{n}': v for n, v in theirs.items()}, 'epoch': 3, 'rank1': np.float32(0.5)}
+    torch.save(checkpoint, tmp_path / 'osnet.pth.tar')
     ours = networks.build(opts(**given))
     text = networks.load_weights(ours, tmp_path / 'osnet.pth.tar', warm_start=True)
     assert 'not in it: classifier.add_block.weight' in text
@@ -268,7 +297,11 @@ def test_a_run_with_another_number_of_identities_warms_up_a_run(tmp_path):
     old, new = networks.build(opts(backbone='resnet18', nclasses=5)), networks.build(opts(backbone='resnet18'))
     torch.save(old.state_dict(), tmp_path / 'old.pth')
     text = networks.load_weights(new, tmp_path / 'old.pth', warm_start=True)
-    assert text.endswith('not in it: classifier.classifier.0.weight, classifier.classifier.0.bias')
+    assert 'not in it' not in text
+    assert text.endswith(
+        'tensors, of another shape: classifier.classifier.0.weight: file (5, 512), network (11, 512); '
+        'classifier.classifier.0.bias: file (5,), network (11,)'
+    )
     assert torch.equal(new.classifier.add_block[0].weight, old.classifier.add_block[0].weight)
 
 
