@@ -140,7 +140,8 @@ def main(opts):
 
     # 5. losses
     criterion = nn.CrossEntropyLoss(label_smoothing=opts.label_smooth)
-    also = losses.Sum(chosen, len(names), model.width, model.pieces, texts).to(device)
+    also = losses.Sum(chosen, len(names), model.pieces, texts).to(device)
+    told = {}  # the value of each in the log, summed over the batches of an epoch
     extras = []
     if opts.adv:
         extras.append(adversary.Adversary(model, criterion, opts.adv, opts.aiter))
@@ -155,7 +156,9 @@ def main(opts):
 
     def everything(x, y, logits, feature):
         """What training makes small: that, the losses of --loss, and what --adv and --DG add."""
-        added, _ = also(feature, y)
+        added, values = also(feature, y)
+        for name, value in values.items():
+            told[name] = told.get(name, 0) + value
         return told_apart(x, y, logits, feature) + added + sum(extra(x, y, cast) for extra in extras)
 
     # 6. optimiser
@@ -202,11 +205,15 @@ def main(opts):
             for chooser in [sampler, texts, *extras]:
                 if chooser:
                     chooser.set_epoch(epoch)
+            told.clear()
             title = f'epoch {epoch}/{opts.total_epoch}'
             look, plain = partial(vary, scale=scales[epoch]), partial(vary.plain, scale=scales[epoch])
             passed = go_through(batches['train'], look, learner, everything, cast, title, learn, opts.accumulate)
             processes.same(model, also)
+            if not optim.finite(model, also):
+                raise FloatingPointError(f'the weights became inf or nan in {title}, with its last step')
             row |= dict(zip(('train_loss', 'train_top1err'), passed, strict=True))
+            row |= {f'train_{name}': value.item() / len(batches['train']) for name, value in told.items()}
             if 'val' in batches:
                 passed = go_through(batches['val'], plain, model, told_apart, cast, f'{title} val')
                 row |= dict(zip(('val_loss', 'val_top1err'), passed, strict=True))
@@ -229,6 +236,11 @@ def main(opts):
         print(f'\nstopped: {folder}/net_last.pth holds {f"epoch {done}" if done else "a part of epoch 1"}')
         print(f'go on after epoch {done} with: python train.py --name {opts.name} --resume')
         raise
+    except FloatingPointError as error:
+        raise Problem(
+            f'{error}: take a lower --lr, some --warm_epoch, --clip 5, or --bf16 for --fp16. {folder}/net_last.pth '
+            f'holds {f"epoch {done}" if done else "what it began with"}'
+        ) from None
     except torch.OutOfMemoryError as error:
         raise machine.too_large(error, opts.batchsize, partial(utils.try_out, model, opts, cast)) from None
 
@@ -286,10 +298,7 @@ def go_through(batches, look, model, judge, cast, title, learn=None, accumulate=
             seen += len(y)
         # Looked at now and then only: a GPU would have to wait for the answer.
         if (i % 20 == 0 or i == len(batches)) and not math.isfinite(loss_sum):
-            raise Problem(
-                f'the loss became {loss_sum.item()} in {title}, by batch {i} of {len(batches)}: take a lower --lr, '
-                f'some --warm_epoch, --clip 5, or --bf16 for --fp16. net_last.pth keeps the epoch before'
-            )
+            raise FloatingPointError(f'the loss became {loss_sum.item()} in {title}, by batch {i} of {len(batches)}')
     loss_sum, wrong, seen = processes.totals(loss_sum, wrong, seen)
     return loss_sum / seen, wrong / seen
 

@@ -279,7 +279,7 @@ def loading(opts, device, plain):
 def training(opts, device, plain):
     """Whole steps of training, loading among them."""
     batches, look = training_pictures(opts, device, plain)
-    model, also = network(opts).to(device).train(), losses.Sum([], 1501, 512)
+    model, also = network(opts).to(device).train(), losses.Sum([], 1501, [512])
     if not plain:
         model = model.to(memory_format=torch.channels_last)
     (optimizer,) = optim.optimizers(model, also, argparse.Namespace(**OPTIMIZER))

@@ -394,20 +394,19 @@ class Each(nn.Module):
 class Sum(nn.Module):
     """The losses of [(name, weight, settings)] -> their weighted sum, and {name: value without its weight} for the log.
 
-    What the losses learn is in parameters() and state_dict(): it belongs in an optimiser and in a snapshot. A feature
-    of several `pieces`, given by their lengths, is compared piece by piece, and these losses are added up.
+    What the losses learn is in parameters() and state_dict(): it belongs in an optimiser and in a snapshot. The feature
+    is made of `pieces`, given by their lengths: of several each is compared by itself, and these losses are added up.
     """
 
-    def __init__(self, chosen, nclasses, dim, pieces=(), texts=None):
+    def __init__(self, chosen, nclasses, pieces, texts=None):
         super().__init__()
 
         def made(name, given):
             make, _ = LOSSES[name]
             if name in TEXTS:
                 return make(texts, **given)
-            if len(pieces) < 2:
-                return make(nclasses, dim, **given)
-            return Each([make(nclasses, width, **given) for width in pieces], pieces)
+            each = [make(nclasses, width, **given) for width in pieces]
+            return Each(each, pieces) if len(pieces) > 1 else each[0]
 
         self.weights = {name: weight for name, weight, _ in chosen}
         self.losses = nn.ModuleDict({name: made(name, given) for name, _, given in chosen})

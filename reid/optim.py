@@ -73,6 +73,11 @@ def schedule(optimizer, opts, steps):
     return LambdaLR(optimizer, [factor(group['lr']) for group in optimizer.param_groups])
 
 
+def finite(*modules):
+    """Is every weight of them a number?"""
+    return all(p.isfinite().all() for module in modules for p in module.parameters())
+
+
 def grown(share, epoch, epochs):
     """The size of the pictures in an epoch, from 1 on, as a part of the whole: it grows evenly from `share` in the
     first two thirds of the epochs, and the last third sees all of it (arXiv 2104.00298 grows in stages)."""

@@ -190,7 +190,7 @@ def test_every_recipe_is_parsed_and_built(path):
         model = networks.build(opts)
         of_clip = opts.head in clip_texts.HEADS
         texts = clip_texts.Texts(clip_texts.Tower(opts.backbone), 5) if of_clip else None
-        also = losses.Sum(chosen, 5, model.width, model.pieces, texts)
+        also = losses.Sum(chosen, 5, model.pieces, texts)
         optim.optimizers(model, also, opts)
 
 

@@ -499,7 +499,7 @@ def test_supervised_contrast_both_ways_by_plain_loops():
         expected -= sum(log_share(s[i], s[i][j]) for j in same) / len(same) / len(y)
         column = [row[i] for row in s]
         expected -= sum(log_share(column, column[j]) for j in same) / len(same) / len(y)
-    total = losses.Sum(losses.parse(['text_supcon:0.5']), 5, 64, [64], texts)
+    total = losses.Sum(losses.parse(['text_supcon:0.5']), 5, [64], texts)
     value, told = total(f, y)
     assert told['text_supcon'].item() == pytest.approx(expected, rel=1e-4)
     assert value.item() == pytest.approx(expected / 2, rel=1e-4)
@@ -514,14 +514,14 @@ def test_cross_entropy_over_texts_by_plain_loops():
         s = [float(piece @ t) for t in known]
         shares = [log_share(s, one) for one in s]
         expected -= (0.7 * shares[own] + 0.3 * sum(shares) / 5) / 3
-    total = losses.Sum(losses.parse(['text_ce:1:smooth=0.3']), 5, 192, [64, 64, 64], texts)
+    total = losses.Sum(losses.parse(['text_ce:1:smooth=0.3']), 5, [64, 64, 64], texts)
     assert total(f, y)[0].item() == pytest.approx(expected, rel=1e-4)
     assert not total.state_dict()
 
 
 def test_pieces_are_compared_one_by_one():
     f, y = torch.randn(8, 12, generator=SEEN), torch.arange(8) // 2
-    total = losses.Sum(losses.parse(['triplet', 'center:0.1']), 4, 12, [3, 4, 5])
+    total = losses.Sum(losses.parse(['triplet', 'center:0.1']), 4, [3, 4, 5])
     one, two, three = f[:, :3], f[:, 3:7], f[:, 7:]
     value, told = total(f, y)
     assert told['triplet'] == sum(losses.triplet(piece, y) for piece in (one, two, three))
@@ -532,7 +532,7 @@ def stage(head, words, **given):
     """A network, its losses and their optimiser, with texts of its own."""
     opts = options(head=head, **given)
     model, texts = networks.build(opts), texts_of()
-    also = losses.Sum(losses.parse(words), 5, model.width, model.pieces, texts)
+    also = losses.Sum(losses.parse(words), 5, model.pieces, texts)
     opts = argparse.Namespace(**vars(opts), optimizer='adam', lr=0.01, backbone_lr=1, layer_decay=1, weight_decay=0)
     (optimizer,) = optim.optimizers(model, also, opts)
     return model, texts, also, optimizer
@@ -599,7 +599,7 @@ def test_texts_learn_to_retrieve_their_people():
     f = 0.5 * torch.randn(20, 64)[y] + 0.2 * torch.randn(120, 64)
     model = networks.build(options(head='clip_text', nclasses=20, height=64, width=32))
     texts.shown = model.texts
-    also = losses.Sum(losses.parse(['text_supcon']), 20, 64, [64], texts)
+    also = losses.Sum(losses.parse(['text_supcon']), 20, [64], texts)
     optimizer = torch.optim.Adam(also.parameters(), lr=0.01)
     seen = []
     for epoch in range(30):

@@ -566,7 +566,7 @@ def test_words_that_cannot_be_meant(words, sentence):
 
 def test_the_sum_weighs_and_tells_each():
     f, y = batch(0, P_TIMES_K)
-    total = losses.Sum([('triplet', 0.5, {}), ('center', 0.01, {}), ('circle', 1.0, {})], CLASSES, DIM)
+    total = losses.Sum([('triplet', 0.5, {}), ('center', 0.01, {}), ('circle', 1.0, {})], CLASSES, [DIM])
     value, each = total(f, y)
     assert list(each) == ['triplet', 'center', 'circle']
     assert not any(v.requires_grad for v in each.values())
@@ -579,7 +579,7 @@ def test_the_sum_weighs_and_tells_each():
 
 
 def test_the_sum_of_nothing():
-    value, each = losses.Sum([], CLASSES, DIM)(*batch(0, P_TIMES_K))
+    value, each = losses.Sum([], CLASSES, [DIM])(*batch(0, P_TIMES_K))
     assert (value.item(), value.dtype, each) == (0.0, torch.float32, {})
 
 
@@ -595,14 +595,14 @@ def test_the_sum_of_nothing():
 )
 def test_settings_reach_the_loss(word, expected):
     f, y = batch(0, P_TIMES_K)
-    total = losses.Sum(losses.parse([word]), CLASSES, DIM)
+    total = losses.Sum(losses.parse([word]), CLASSES, [DIM])
     assert total(f, y)[0].item() == pytest.approx(expected(f, y).item())
     assert total(f, y)[0].item() != pytest.approx(make(word.split(':')[0])(f, y).item())
 
 
 def test_settings_reach_a_margin():
     f, y = batch(0, P_TIMES_K)
-    total = losses.Sum(losses.parse(['arcface:1:degrees=10:s=30']), CLASSES, DIM)
+    total = losses.Sum(losses.parse(['arcface:1:degrees=10:s=30']), CLASSES, [DIM])
     cos = losses.unit(f) @ losses.unit(total.losses['arcface'].compute.W).T
     own = torch.arange(len(y))
     angle = cos[own, y].acos() + math.radians(10)

@@ -35,7 +35,7 @@ def options(**given):
 
 
 def made(chosen=(), **given):
-    net, also = Two(), losses.Sum(list(chosen), 3, 2)
+    net, also = Two(), losses.Sum(list(chosen), 3, [2])
     return net, also, optim.optimizers(net, also, options(**given))
 
 
@@ -103,7 +103,7 @@ def test_the_last_stage_of_a_backbone_learns_at_its_full_rate(name):
     )
     with torch.device('meta'):
         net = networks.build(networks.complete(opts))
-    (optimizer,) = optim.optimizers(net, losses.Sum([], 3, 2), options(layer_decay=0.5))
+    (optimizer,) = optim.optimizers(net, losses.Sum([], 3, [2]), options(layer_decay=0.5))
     assert optimizer.param_groups[-2]['lr'] == pytest.approx(0.005)
     rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
     used = {n: rates.get(id(p)) for n, p in net.named_parameters() if n.startswith('model.')}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -301,9 +302,85 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(place, 
     with pytest.raises(SystemExit) as end:
         cli.start(train.main, train.options, [*words, '--loss', 'circle'])
     assert end.value.code == 2
-    assert 'the loss became nan in epoch 2/3, by batch' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'the loss became nan in epoch 2/3, by batch' in said
+    assert 'model/nan/net_last.pth holds epoch 1' in said
     assert len(log(place / 'model/nan')) == 1
     assert all(torch.isfinite(value).all() for value in state(place / 'model/nan/net_last.pth').values())
+
+
+def test_a_last_step_that_breaks_the_weights_stops_the_run_before_they_are_kept(place, monkeypatch, capsys):
+    """No loss sees them: without cross entropy there is no pass over val."""
+    import train
+    from reid import cli, losses
+
+    monkeypatch.chdir(place)
+    count = iter(range(100))
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, gradient):  # in the last of the second epoch's 3 batches
+            return gradient * (float('nan') if next(count) == 5 else 1.0)
+
+    monkeypatch.setitem(
+        losses.LOSSES, 'circle', (lambda nclasses, dim: losses.Float32(lambda f, y: Broken.apply(f).mean()), set())
+    )
+    words = ['--name', 'inf', '--data_dir', 'data/toy', '--train_all', '--total_epoch', '3', *SMALL]
+    with pytest.raises(SystemExit) as end:
+        cli.start(train.main, train.options, [*words, '--loss', 'circle', '--ce', '0'])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert 'the weights became inf or nan in epoch 2/3, with its last step' in said
+    assert 'model/inf/net_last.pth holds epoch 1' in said
+    kept = state(place / 'model/inf/resume.pth')
+    assert len(kept['log']) == len(log(place / 'model/inf')) == 1
+    assert all(torch.isfinite(value).all() for value in kept['model'].values())
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_extreme_logits_in_half_precision_have_a_finite_loss(dtype):
+    import train
+
+    z = torch.tensor([[6e4, -6e4, 0.0], [-6e4, 6e4, 1.0]]).to(dtype).requires_grad_()
+    y = torch.tensor([1, 1])  # the first is as wrong as can be
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return [z], z
+
+    def judge(x, y, logits, feature):
+        return torch.nn.functional.cross_entropy(logits[0], y)
+
+    found = train.go_through(
+        [(None, y)], lambda x: x, Net(), judge, nullcontext(), 'x', lambda loss, last: loss.backward()
+    )
+    assert found == (pytest.approx((z[0, 0].item() - z[0, 1].item()) / 2), 0.5)
+    assert z.grad.isfinite().all()
+
+
+def test_each_loss_has_a_column_of_its_own(place, monkeypatch):
+    """Without its weight; and cross entropy with them, weighted, is what is trained on."""
+    import train
+    from reid import cli
+
+    monkeypatch.chdir(place)
+    words = ['--data_dir', 'data/toy', '--train_all', *SMALL, '--pk', '4', '2', '--loss', 'triplet:0.5', 'circle:2']
+    cli.start(train.main, train.options, ['--name', 'both', '--total_epoch', '2', '--ce', '0', *words])
+    stop = ['--total_epoch', '2', '--ce', '0', '--max_minutes', '0']
+    cli.start(train.main, train.options, ['--name', 'parts', *stop, *words])
+    cli.start(train.main, train.options, ['--name', 'parts', '--resume', '--max_minutes', '60'])
+    whole, parts = (log(place / f'model/{name}') for name in ('both', 'parts'))
+    assert list(whole[0])[2:6] == ['train_loss', 'train_top1err', 'train_triplet', 'train_circle']
+    for row in whole:
+        triplet, circle, both = (float(row[f'train_{name}']) for name in ('triplet', 'circle', 'loss'))
+        assert both == pytest.approx(0.5 * triplet + 2 * circle, rel=1e-5)
+        assert triplet > 0
+    for one, other in zip(whole, parts, strict=True):
+        assert {**one, 'seconds': ''} == {**other, 'seconds': ''}
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def main(out, *words):
     vars(opts).update(dict.fromkeys(('stride', 'linear_num', 'loss_feature', 'test_feature')), height=64, width=32)
     vars(opts).update(optimizer='sgd', lr=1e-3, backbone_lr=1.0, layer_decay=1.0, weight_decay=0.0, compile=False)
     model = networks.build(networks.complete(opts)).to(memory_format=torch.channels_last)
-    also = losses.Sum(losses.parse(words), 7, model.width)
+    also = losses.Sum(losses.parse(words), 7, model.pieces)
     if processes.rank():  # until they are told to be the same
         for p in model.parameters():
             p.data += 1
