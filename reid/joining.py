@@ -16,18 +16,36 @@ from scipy.spatial.distance import squareform
 # source: a number, of a video or a picture. spans: [[from, to]] in seconds of it. vector: (D,). name: or None.
 Track = namedtuple('Track', 'source spans vector name')
 NEVER = 1e9  # a distance, which no mean makes up for
-MOST = 4000  # tracks: beyond, each stays alone, for the table of distances would be too large
+MOST = 4000  # tracks: beyond, names alone decide, for the table of distances would be too large
 
 
 def together(tracks, least):
     """-> [[places]], in order of the first of each. Without a threshold, least=None, everybody stays alone."""
-    if least is None or not 1 < len(tracks) <= MOST:
+    if least is None or len(tracks) < 2:
         return [[place] for place in range(len(tracks))]
+    if len(tracks) > MOST:
+        return by_name(tracks)
     tree = linkage(squareform(distances(tracks), checks=False), 'average')
     groups = defaultdict(list)
     for place, label in enumerate(fcluster(tree, 1 - least, 'distance')):
         groups[label].append(place)
     return sorted(groups.values())
+
+
+def by_name(tracks):
+    groups, named, apart = [], defaultdict(list), defaultdict(set)
+    for one, other in at_once(tracks):
+        apart[one].add(other)
+        apart[other].add(one)
+    for place, track in enumerate(tracks):
+        his = [] if track.name is None else named[track.name]
+        group = next((group for group in his if group.isdisjoint(apart[place])), None)
+        if group is None:
+            group = set()
+            his.append(group)
+            groups.append(group)
+        group.add(place)
+    return [sorted(group) for group in groups]
 
 
 def distances(tracks):

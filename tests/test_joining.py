@@ -58,3 +58,7 @@ def test_names_join_and_part():
 def test_there_is_an_end_to_it(monkeypatch):
     monkeypatch.setattr(joining, 'MOST', 2)
     assert together([of(0, 0), of(0, 1), of(0, 2)], 0.5) == [[0], [1], [2]]
+    named = [of(0, 0, name='Ann'), of(0, 1), of(2, 1, [(0, 5)], 'Ann'), of(2, 1, [(4, 9)], 'Ann'), of(0, 2, name='Bo'),
+             of(3, 3, name='Ann'), of(0, 4)]  # fmt: skip
+    assert together(named, 0.5) == [[0, 2, 5], [1], [3], [4], [6]]  # names still join, but not who is seen at once
+    assert together(named, None) == [[place] for place in range(7)]
