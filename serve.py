@@ -114,8 +114,8 @@ def opened(opts):
     if opts.index is None:
         return nullcontext()
     if not index.is_milvus(opts.index) and not Path(opts.index).exists():
-        name = opts.name or 'ft_ResNet50'
-        raise Problem(f'there is no {opts.index}: python search.py index create {opts.index} --name {name} makes one')
+        of = f'--model {cli.quote(opts.model)}' if opts.model else f'--name {opts.name or "ft_ResNet50"}'
+        raise Problem(f'there is no {opts.index}: python search.py index create {cli.quote(opts.index)} {of} makes one')
     return index.open(opts.index)
 
 

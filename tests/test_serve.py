@@ -913,6 +913,7 @@ def stopped(monkeypatch, cwd, *words):
     ('words', 'sentence'),
     [
         (['--index', 'gone', '--name', 'a'], 'python search.py index create gone --name a makes one'),
+        (['--index', 'gone', '--model', 'a.onnx'], 'search.py index create gone --model a.onnx makes one'),
         (['--name', 'nobody'], 'Runs that are there: a'),
         (['--index', 'other', '--name', 'a'], 'Use that network'),
         (['--host', '203.0.113.1', '--name', 'a'], '--host 203.0.113.1 --port 8000: '),
