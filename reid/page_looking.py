@@ -18,7 +18,7 @@ from reid.filming import clock
 from reid.page_pictures import SHOWN, THUMB, small
 from reid.problem import Problem
 from reid.sightings import Film
-from reid.video import Follower, crop
+from reid.video import Follower, crop, described
 
 
 class Stopped(Problem):
@@ -88,7 +88,7 @@ class Search:
     # -----------------------------------------------------------------------------------------------------------------
 
     def video(self, source, path, out):
-        work, job, known = self.work, self.job, Known(self.work.index)
+        work, job, known = self.work, self.job, None if self.wanted else Known(self.work.index)
         self.look = self.look or self.pictures.loading[job['detector']](tracking.LOW)
 
         def detect(picture):
@@ -115,11 +115,12 @@ class Search:
         source['seconds'], source['note'] = film.length, ' '.join(notes).replace(str(path), source['name'])
         for seen in film.tracks.values():
             if seen.shot:
-                shots = [Path(view['shot']).name for view in seen.views]
-                looks = [(*known.found[one], one) for one in shots if one in known.found]
-                score, name, best = max(looks, default=(None, None, seen.shot))
                 if self.wanted:
                     score, name, best = seen.score, self.wanted.name, seen.shot
+                else:
+                    shots = [Path(view['shot']).name for view in seen.views]
+                    looks = [(*known.found[one], one) for one in shots if one in known.found]
+                    score, name, best = max(looks, default=(None, None, seen.shot))
                 spans = [[round(side, 2) for side in span] for span in seen.spans]
                 self.judged(self.at, seen.track, spans, score, name, Path(best).name, seen.look)
         if stopped:
@@ -137,10 +138,10 @@ class Search:
             boxes = [[0, 0, *picture.size]]
         (out / 'shots').mkdir(parents=True)
         pixels = np.array(picture)
-        crops = [Image.fromarray(crop(pixels, box)) for box in boxes]
-        vectors, drawn, hits = self.describe(crops), {}, {}
+        crops = [crop(pixels, box) for box in boxes]
+        vectors, drawn, hits = described(self.work.embedder, crops, self.work.limits.batchsize), {}, {}
         for which, (box, shown, f) in enumerate(zip(boxes, crops, vectors, strict=True), 1):
-            small(shown, THUMB).save(out / 'shots' / f'{which}.jpg', quality=90)
+            small(Image.fromarray(shown), THUMB).save(out / 'shots' / f'{which}.jpg', quality=90)
             score, name = self.compared(f)
             self.judged(self.at, which, [], score, name, f'{which}.jpg', f)
             drawn[which] = np.array(box, float)
@@ -148,13 +149,6 @@ class Search:
                 hits[which] = f'{name} {score:.2f}'
         shown = filming.Painter(quiet=self.wanted is not None, timed=False).draw(pixels, 0, drawn, hits)
         small(Image.fromarray(shown), SHOWN).save(out / 'seen.jpg', quality=88)
-
-    def describe(self, crops):
-        sized = [data.sized(one, self.work.embedder.size) for one in crops]
-        size = self.work.limits.batchsize
-        return [
-            f for i in range(0, len(sized), size) for f in self.work.embedder.describe(np.stack(sized[i : i + size]))
-        ]
 
     def compared(self, f):
         """-> score, name."""

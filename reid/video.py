@@ -173,10 +173,14 @@ class Follower:
         return [view(span, f) for span, f in zip(spans, parts, strict=True)]
 
     def describe(self, pictures):
-        """Crops -> (N, D)."""
-        sized = [data.sized(Image.fromarray(picture), self.embedder.size) for picture in pictures]
-        starts = range(0, len(sized), self.batchsize)
-        return np.concatenate([self.embedder.describe(np.stack(sized[i : i + self.batchsize])) for i in starts])
+        return described(self.embedder, pictures, self.batchsize)
+
+
+def described(embedder, pictures, batchsize):
+    """Crops -> (N, D)."""
+    sized = [data.sized(Image.fromarray(picture), embedder.size) for picture in pictures]
+    some = [sized[i : i + batchsize] for i in range(0, len(sized), batchsize)]
+    return np.concatenate([embedder.describe(np.stack(one)) for one in some]) if some else np.empty((0, embedder.dim))
 
 
 def alikeness(bounds):

@@ -673,7 +673,8 @@ def test_everybody_in_a_video_is_compared_with_the_index(client, kept, film):
     assert not folder.exists()
 
 
-def test_one_person_is_looked_for_in_a_video_with_another_pace(client, film):
+def test_one_person_is_looked_for_in_a_video_with_another_pace(client, kept, film, monkeypatch):
+    monkeypatch.setattr(kept, 'query', None)  # nobody else is asked for
     place = start(client, film, picture=('bo.png', coded(scene((2, 60, 20)))))
     assert over(client, place) == 'done'
     first, second = results(client, place)
