@@ -119,7 +119,7 @@ class Pictures:
         try:
             for place, (name, file) in enumerate(files):
                 body = self.bounded(file)
-                picture = self.decoded(body, name[-80:] or 'the picture')
+                picture = self.work.read(body, name[-80:] or 'the picture')
                 boxes, hindrance = self.boxes(picture, detector)
                 hindered = hindered or hindrance
                 (folder / f'{place}.upload').write_bytes(body)
@@ -140,14 +140,6 @@ class Pictures:
         if len(body) > most:
             raise Refused(413, f'a picture has at most {most / 1e6:g} MB')
         return body
-
-    def decoded(self, body, name):
-        try:
-            return data.read(body, name, self.work.limits.pixels)
-        except data.TooLarge as problem:
-            raise Refused(413, str(problem)) from None
-        except Problem as problem:
-            raise Refused(400, str(problem)) from None
 
     def keep_tidy(self):
         while not self.closed.is_set():
@@ -176,7 +168,7 @@ class Pictures:
     def cut(self, id, draft, place, box):
         """What is in a box of a draft, or the whole of it -> a picture."""
         try:
-            picture = self.decoded((self.drafts / id / f'{place}.upload').read_bytes(), 'the picture')
+            picture = self.work.read((self.drafts / id / f'{place}.upload').read_bytes(), 'the picture')
         except OSError:
             raise Refused(404, 'this picture is not here any more') from None
         if box == WHOLE:

@@ -1,10 +1,13 @@
 """The page (reid.page): search in videos and pictures. They are sent, wait for their turn, and leave a table of who was
 seen when. Several videos are several cameras: who looks alike in them is one person."""
 
+import io
 import json
 import re
 import shutil
 from datetime import datetime
+
+from PIL import Image
 
 from reid import data, thresholds
 from reid.filming import clock
@@ -13,7 +16,6 @@ from reid.page_html import Wrong, file, form, table, text, to, uploads
 from reid.page_jobs import OVER, is_video
 from reid.page_pictures import fresh, largest, since, small
 from reid.page_timeline import timeline
-from reid.problem import Problem
 from reid.service_door import Refused
 
 FILES = 200  # of one form: each of them is an open file while they come
@@ -75,20 +77,20 @@ def routes(api, answers, work, pictures, jobs):
         job['name'] = names[0] + (f' + {more}' if more else '')
 
     def kind(part):
-        """Is it a picture? False: a video; None: neither."""
+        """Is it a picture, by its head? False: a video; None: neither. The search says what is wrong further on."""
         if is_video(part):
             return False
         try:
-            data.read(pictures.bounded(part), 'the picture', work.limits.pixels)
-        except (Problem, Refused):
+            with Image.open(io.BytesIO(pictures.bounded(part))) as picture:
+                return picture.format in data.KINDS or None
+        except Exception:  # it is too large, or one of the dozen types that Pillow raises
             return None
         finally:
             part.seek(0)
-        return True
 
     def cut(place, file, detector):
         """Who is looked for: the largest person in the picture, or all of it."""
-        picture = pictures.decoded(pictures.bounded(file), 'the picture')
+        picture = work.read(pictures.bounded(file), 'the picture')
         boxes, _ = pictures.boxes(picture, detector)
         picture = picture.crop(boxes[largest(boxes)[0]]) if boxes else picture
         small(picture, 800).save(place / 'wanted.jpg', quality=95)

@@ -63,8 +63,11 @@ class Work:
         return unit(f[None], self.embedder.dim)[0]
 
     def decoded(self, name, body):
+        return data.sized(self.read(body, name), self.embedder.size)
+
+    def read(self, body, name):
         try:
-            return data.sized(data.read(body, name, self.limits.pixels), self.embedder.size)
+            return data.read(body, name, self.limits.pixels)
         except data.TooLarge as problem:
             raise Refused(413, str(problem)) from None
         except Problem as problem:

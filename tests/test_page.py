@@ -775,9 +775,10 @@ def test_names_of_files_may_be_long_and_odd(client, kept, film):
 
 def test_what_cannot_be_read_among_many_is_named(client, film):
     cut = film[: len(film) // 3]
-    place = many(client, ('<i>.mp4', cut), ('b.mp4', film))
+    place = many(client, ('<i>.mp4', cut), ('b.mp4', film), ('c.png', coded(body(1))[:200]))
     said = read(client.get(place))
-    assert 'Not searched to the end, or with a remark: 1' in said.text
+    assert 'Not searched to the end, or with a remark: 2' in said.text
+    assert 'c.png is not a picture that can be read' in said.text
     assert re.search(r'<i>\.mp4 is not a video that can be read', said.text)
     assert 'Who was seen: 2' in said.text
 
