@@ -27,8 +27,9 @@ def optimizers(model, also, opts):
         if p.requires_grad and id(p) not in new and not name.startswith(idle):
             last = (stage(name) or last) if opts.layer_decay < 1 else ''
             stages.setdefault(last, []).append(p)
+    stages = with_norms(stages.values())
     rates = [opts.lr * opts.backbone_lr * opts.layer_decay**i for i in reversed(range(len(stages)))]
-    groups = [{'params': group, 'lr': rate} for group, rate in zip(stages.values(), rates, strict=True)]
+    groups = [{'params': group, 'lr': rate} for group, rate in zip(stages, rates, strict=True)]
     centers = also.centers()
     others = [p for p in also.parameters() if not any(p is c for c, _ in centers)]
     groups += [{'params': heads + others, 'lr': opts.lr}]
@@ -49,6 +50,18 @@ def stage(name):
     that are counted by layer_decay go by the first number in their names. What has none belongs to the part before."""
     numbered = re.match(r'\D*\d+', name.removeprefix('model.'))
     return numbered[0] if numbered else None
+
+
+def with_norms(stages):
+    """[the parameters of each stage], where a norm that stands alone, which has vectors only, is a part of the stage
+    before it: of ResNet's bn1 and DenseNet's norm5."""
+    found = []
+    for stage in stages:
+        if found and all(p.ndim == 1 for p in stage):
+            found[-1] += stage
+        else:
+            found.append(list(stage))
+    return found
 
 
 def schedule(optimizer, opts, steps):

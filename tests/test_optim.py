@@ -90,9 +90,7 @@ def test_earlier_stages_learn_slower():
     assert rates[id(net.classifier.weight)] == 0.05
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'convnext_tiny', 'efficientnet_b0', 'vit_b_16', 'osnet_x0_25'])
-def test_the_last_stage_of_a_backbone_learns_at_its_full_rate(name):
-    """Its unused classifier is no stage."""
+def of_backbone(name):
     opts = Namespace(
         backbone=name,
         pool='avg',
@@ -102,7 +100,39 @@ def test_the_last_stage_of_a_backbone_learns_at_its_full_rate(name):
         **dict.fromkeys(('height', 'width', 'stride', 'linear_num', 'loss_feature', 'test_feature')),
     )
     with torch.device('meta'):
-        net = networks.build(networks.complete(opts))
+        return networks.build(networks.complete(opts))
+
+
+STAGES = {
+    'resnet50': ['conv1 bn1', 'layer1', 'layer2', 'layer3', 'layer4'],
+    'densenet121': [
+        *['features.conv0 features.norm0', 'features.denseblock1', 'features.transition1', 'features.denseblock2'],
+        *['features.transition2', 'features.denseblock3', 'features.transition3'],
+        'features.denseblock4 features.norm5',
+    ],
+    'efficientnet_lite0': ['conv_stem bn1', *(f'blocks.{i}' for i in range(6)), 'blocks.6 conv_head bn2'],
+    'convnext_tiny': [f'features.{i}' for i in range(8)],
+    'swin_t': [*(f'features.{i}' for i in range(7)), 'features.7 norm'],
+    'osnet_x0_25': ['conv1', 'conv2', 'conv3', 'conv4', 'conv5'],
+}
+
+
+@pytest.mark.parametrize('name', STAGES)
+def test_a_norm_that_stands_alone_is_no_stage(name):
+    net = of_backbone(name)
+    (optimizer,) = optim.optimizers(net, losses.Sum([], 3, [2]), options(layer_decay=0.5))
+    rates = {id(p): group['lr'] for group in optimizer.param_groups[:-1] for p in group['params']}
+    for i, parts in enumerate(reversed(STAGES[name])):
+        begins = tuple(f'model.{part}.' for part in parts.split())
+        (found,) = {rates.pop(id(p)) for n, p in net.named_parameters() if n.startswith(begins)}
+        assert found == pytest.approx(0.005 * 0.5**i), parts
+    assert not rates
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'convnext_tiny', 'efficientnet_b0', 'vit_b_16', 'osnet_x0_25'])
+def test_the_last_stage_of_a_backbone_learns_at_its_full_rate(name):
+    """Its unused classifier is no stage."""
+    net = of_backbone(name)
     (optimizer,) = optim.optimizers(net, losses.Sum([], 3, [2]), options(layer_decay=0.5))
     assert optimizer.param_groups[-2]['lr'] == pytest.approx(0.005)
     rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
