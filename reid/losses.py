@@ -357,25 +357,36 @@ def parse(words):
             near = difflib.get_close_matches(name, LOSSES, 1)
             hint = f'Did you mean {near[0]}? ' if near else ''
             raise Problem(f'--loss {word}: there is no loss {name!r}. {hint}Known here: {", ".join(LOSSES)}')
-        weight = number(word, rest.pop(0), f'a weight of 0 or more, as in {name}:0.5', 0) if rest else 1.0
+        weight = number(word, rest.pop(0), f'a weight of 0 or more, as in {name}:0.5') if rest else 1.0
         settings, known = {}, LOSSES[name][1]
         for key, _, text in (item.partition('=') for item in rest):
             if key not in known:
                 there = f'its settings are {", ".join(sorted(known))}' if known else 'it has no settings'
                 raise Problem(f'--loss {word}: {name} has no setting {key!r}; {there}, as in circle:1:gamma=64')
-            settings[key] = number(word, text, f'a number for {key}')
+            settings[key] = number(word, text, *bounds(name, key))
         if name in chosen:
             raise Problem(f'--loss {word}: {name} is there already; name it once, with the weight that you mean')
         chosen[name] = weight, settings
     return [(name, weight, settings) for name, (weight, settings) in chosen.items()]
 
 
-def number(word, text, expected, least=-math.inf):
+def bounds(name, key):
+    """What a setting may be, in words and as a question. What is no scale is a margin, of 0 or more."""
+    if (name, key) == ('sphere', 'm'):
+        return 'a whole number for m, 1 or more', lambda value: value >= 1 and value % 1 == 0
+    if key == 'smooth':
+        return 'a number from 0 to 1 for smooth', lambda value: 0 <= value <= 1
+    if key in ('alpha', 'gamma', 's', 'temperature'):
+        return f'a number above 0 for {key}', lambda value: value > 0
+    return f'a number of 0 or more for {key}', lambda value: value >= 0
+
+
+def number(word, text, expected, fits=lambda value: value >= 0):
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not least <= value < math.inf:
+    if not (math.isfinite(value) and fits(value)):
         raise Problem(f'--loss {word}: expected {expected}, found {text!r}')
     return value
 

@@ -536,6 +536,8 @@ def test_words_become_names_and_weights():
     assert losses.parse(['triplet:0.5', 'circle']) == [('triplet', 0.5, {}), ('circle', 1.0, {})]
     assert losses.parse(['center:5e-4', 'contrast:0']) == [('center', 0.0005, {}), ('contrast', 0.0, {})]
     assert losses.parse(['circle:2:gamma=64:m=0.3']) == [('circle', 2.0, {'gamma': 64.0, 'm': 0.3})]
+    assert losses.parse(['sphere:1:m=3']) == [('sphere', 1.0, {'m': 3.0})]
+    assert losses.parse(['cosface:1:m=0']) == [('cosface', 1.0, {'m': 0.0})]
     assert losses.parse([]) == []
 
 
@@ -554,7 +556,17 @@ def test_words_become_names_and_weights():
         (['triplet:1:2'], "triplet has no setting '2'; its settings are margin"),
         (['circle:1:gama=64'], "no setting 'gama'; its settings are gamma, m"),
         (['center:1:m=1'], 'it has no settings'),
-        (['circle:1:gamma=big'], "expected a number for gamma, found 'big'"),
+        (['circle:1:gamma=big'], "expected a number above 0 for gamma, found 'big'"),
+        (['instance:1:gamma=0'], "expected a number above 0 for gamma, found '0'"),
+        (['circle:1:m=inf'], "expected a number of 0 or more for m, found 'inf'"),
+        (['sphere:1:m=3.5'], "expected a whole number for m, 1 or more, found '3.5'"),
+        (['sphere:1:m=0'], "expected a whole number for m, 1 or more, found '0'"),
+        (['supcon:1:temperature=0'], "expected a number above 0 for temperature, found '0'"),
+        (['triplet:1:margin=-5'], "expected a number of 0 or more for margin, found '-5'"),
+        (['cosface:1:s=-3'], "expected a number above 0 for s, found '-3'"),
+        (['ranked_list:1:alpha=0'], "expected a number above 0 for alpha, found '0'"),
+        (['ranked_list:1:T=-1'], "expected a number of 0 or more for T, found '-1'"),
+        (['text_ce:1:smooth=2'], "expected a number from 0 to 1 for smooth, found '2'"),
         (['triplet', 'circle', 'triplet:2'], '--loss triplet:2: triplet is there already'),
     ],
 )

@@ -174,6 +174,7 @@ def test_a_run_of_two_is_one_run_and_goes_on_exactly(place, card):
     assert yaml.safe_load((place / 'model/whole/opts.yaml').read_text())['run']['processes'] == 2
     log = read_rows(place / 'model/whole/log.csv')
     assert [row['epoch'] for row in log] == ['1', '2', '3']
+    assert all(0 < float(row['train_triplet']) < float(row['train_loss']) for row in log)
     assert not list((place / 'model/whole').glob('*.part'))
 
     alone = card('test.py', '--name', 'whole', cwd=place)
