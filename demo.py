@@ -52,7 +52,8 @@ def main(opts):
         if path.resolve().parent != (utils.RUNS / path.parent.name).resolve():
             raise Problem(f'{path} lies in no run folder: --image and --heatmap need the network that made it')
         device = utils.device(opts.gpu_ids)
-        model, trained = utils.load_run(path.parent.name, about.get('which_epoch', 'last'), device)
+        which, feature = about.get('which_epoch', 'last'), about.get('test_feature')
+        model, trained = utils.load_run(path.parent.name, which, device, test_feature=feature)
         flip = about.get('no_flip') != 'True'
         transform = data.test_transform(trained.height, trained.width)
         network = model, transform, device, flip

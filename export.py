@@ -105,11 +105,12 @@ def main(opts):
         # 3. the same pictures through the network and the files
         original = embedding.of_network(model, size, flip, torch.device('cpu'), None, None).describe
         threads = opts.threads or machine.cores()
-        about, found = comparing.compared(original, files, query, gallery, size, opts.batchsize, threads)
+        least = thresholds.least(None, about['bounds'])
+        about, found = comparing.compared(original, files, query, gallery, size, opts.batchsize, threads, least)
         for line in comparing.lines(found, how):
             print(line)
         row = found['float32']
-        if row['difference'] > DIFFERENCE or row['cosine'] < COSINE:
+        if not (row['difference'] <= DIFFERENCE and row['cosine'] >= COSINE):  # of NaN neither is true
             raise Problem(
                 f'the file differs from the network by more than {DIFFERENCE}, or a cosine of {COSINE}: it was not kept'
             )

@@ -12,10 +12,13 @@ Run:     python search.py embed mine.jpg folder/ --name ft_ResNet50 --out featur
 """
 
 import datetime
+import functools
 import json
+import os
+import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +90,7 @@ def options():
     where(own)
     own.add_argument('pictures', nargs='+', type=Path, help='files, or folders of them at any depth')
     own.add_argument('--as', dest='person', metavar='NAME', help='who it is (default: the folder that a picture is in)')
-    own.add_argument('--camera', type=settings.whole, help='its number (default: what a prepared tree says of it)')
+    own.add_argument('--camera', type=camera_number, help='its number (default: what a prepared tree says of it)')
     own.add_argument('--time', type=moment, help='when it was taken: 2026-11-21 or 2026-11-21T14:30 (default: now)')
     utils.embedder_options(own, 'that of the index')
 
@@ -127,7 +130,7 @@ def options():
     )
     own.add_argument('--index', dest='where', required=True, help='its folder, or the address of a server')
     own.add_argument('--top', default=10, type=settings.positive, help='how many (default 10)')
-    own.add_argument('--camera', type=int, help='entries of this camera only')
+    own.add_argument('--camera', type=camera_number, help='entries of this camera only')
     own.add_argument('--since', type=moment, help='entries from this day or minute on only, such as 2026-11-21T14:30')
     own.add_argument('--until', type=moment, help='entries before it only')
     own.add_argument('--threshold', type=score, help='below it, it is unknown (default: where threshold.py says so)')
@@ -153,11 +156,15 @@ def video_options(own):
         '--find', nargs='+', type=Path, metavar='PICTURE', help='of one person, cut out: when was that person there?'
     )
     own.add_argument(
-        '--threshold', type=score, help='from here on it is that person (default: where threshold.py says so)'
+        '--threshold',
+        type=score,
+        help='from this score on it is that person, and two tracks are one (default: where threshold.py says so)',
     )
     own.add_argument('--index', dest='where', help='put everybody into this index, for search.py query')
-    own.add_argument('--as', dest='person', metavar='NAME', help='in it, of everybody (default: track 3 of street.mp4)')
-    own.add_argument('--camera', nargs='+', type=settings.whole, help='the number of each source (default 1, 2, ...)')
+    own.add_argument(
+        '--as', dest='person', metavar='NAME', help='in the index, of everybody (default: track 3 of street.mp4)'
+    )
+    own.add_argument('--camera', nargs='+', type=camera_number, help='the number of each source (default 1, 2, ...)')
     own.add_argument(
         '--start', nargs='+', type=moment, help='when each of them begins, such as 2026-11-21T14:30, or all of them do'
     )
@@ -197,9 +204,9 @@ def where(parser):
 
 def chosen(parser):
     """What tells an entry from others. All that is given has to be true of it."""
-    parser.add_argument('--ids', nargs='+', type=int, help='numbers of entries')
+    parser.add_argument('--ids', nargs='+', type=entry_number, help='numbers of entries')
     parser.add_argument('--as', dest='person', metavar='NAME', help='of the person')
-    parser.add_argument('--camera', type=int, help='its number')
+    parser.add_argument('--camera', type=camera_number, help='its number')
     parser.add_argument('--since', type=moment, help='from this day or minute on, such as 2026-11-21T14:30')
     parser.add_argument('--until', type=moment, help='before it')
     parser.add_argument('--path', help='of the picture')
@@ -214,7 +221,7 @@ def main(opts):
 
 
 def embed(opts):
-    paths, embedder = files(opts.pictures), utils.embedder(opts)
+    paths, embedder = files(opts.pictures), embedder_of(opts)
     with vectors.writer(opts.out, embedder) as write, Skipped(len(paths), opts.out is not None) as skipped:
         for path, f in embedding.described(embedder, paths, opts.batchsize, skipped):
             write(str(path), f)
@@ -225,7 +232,7 @@ def embed(opts):
 
 
 def same(opts):
-    embedder = utils.embedder(opts)
+    embedder = embedder_of(opts)
     (_, one), (_, other) = embedding.described(embedder, opts.pictures)
     score = float(one.astype(np.float64) @ other)
     print(f'score {score:.4f}, distance {max(0, 2 - 2 * score) ** 0.5:.4f}')
@@ -234,6 +241,12 @@ def same(opts):
     bounds = embedder.bounds
     verdict = thresholds.judge(score, {'bounds': bounds})
     print(f'{verdict} (the same from {bounds["same"]:.4f}, not the same below {bounds["not_same"]:.4f})')
+
+
+def embedder_of(opts, kept=None):
+    """See utils.embedder. What it says goes to stderr: on stdout are the results, which other programs may read."""
+    with redirect_stdout(sys.stderr):
+        return utils.embedder(opts, kept, getattr(opts, 'where', None))
 
 
 def files(given):
@@ -279,7 +292,7 @@ class Skipped:
 
 
 def create(opts):
-    embedder = utils.embedder(opts)
+    embedder = embedder_of(opts)
     with index.create(opts.where, embedder.dim, embedder.about, opts.engine):
         print(
             f'{opts.where}: an empty index for vectors of {embedder.dim} numbers, as {embedder.about["run"]} gives them'
@@ -289,7 +302,7 @@ def create(opts):
 def add(opts):
     paths = files(opts.pictures)
     with index.open(opts.where) as kept, Skipped(len(paths)) as skipped:
-        embedder = utils.embedder(opts, kept, opts.where)
+        embedder = embedder_of(opts, kept)
         camera = camera_of if opts.camera is None else lambda _: opts.camera
         batch, now = [], time.time() if opts.time is None else opts.time
 
@@ -299,13 +312,12 @@ def add(opts):
             batch.clear()
 
         for path, f in embedding.described(embedder, paths, opts.batchsize, skipped):
-            entry = {
-                'name': person_of(path, opts.person),
-                'camera': camera(path),
-                'time': now,
-                'path': str(path.resolve()),
-            }
-            batch.append((entry, f))
+            try:
+                who = {'name': person_of(path, opts.person), 'camera': camera(path)}
+            except Problem as problem:  # a name that does not tell
+                skipped(path, problem)
+                continue
+            batch.append((who | {'time': now, 'path': str(path.resolve())}, f))
             if len(batch) >= WRITTEN:
                 flush()
         if batch:
@@ -318,7 +330,7 @@ WRITTEN = 256  # entries at a time: each time the disk is waited for
 
 
 def person_of(path, given):
-    name = given or path.resolve().parent.name
+    name = given or Path(os.path.abspath(path)).parent.name  # a link is named by where it lies
     if not name:
         raise Problem(f'{path} lies in no folder that says who it is: --as NAME does')
     return name
@@ -326,9 +338,12 @@ def person_of(path, given):
 
 def camera_of(path):
     """What a prepared tree, <tree>/<part>/<id>/<picture>, says of it."""
-    path = path.resolve()
+    path = Path(os.path.abspath(path))
     root = next((folder for folder in path.parents[:4] if (folder / ABOUT).is_file()), None)
-    return cameras(root)(path.name) if root else UNKNOWN
+    return camera_rule(root)(path.name) if root else UNKNOWN
+
+
+camera_rule = functools.cache(cameras)  # of a tree: reading its dataset.yaml takes longer than a name
 
 
 def remove(opts):
@@ -386,7 +401,7 @@ def query(opts):
         return
     paths = files(opts.pictures)
     with index.open(opts.where) as kept, Skipped(len(paths), shown=False) as skipped:
-        embedder = utils.embedder(opts, kept, opts.where)
+        embedder = embedder_of(opts, kept)
         least = thresholds.least(opts.threshold, embedder.bounds)
         for path, f in embedding.described(embedder, paths, opts.batchsize, skipped):
             hits = nearest(kept, f, opts)
@@ -418,7 +433,8 @@ def query_by_words(opts):
         if name in opts.given:
             raise Problem(f'--{name} is for pictures: what a text is like has another scale, and no neighbours')
     with index.open(opts.where) as kept:
-        words = utils.words(opts, kept, opts.where)
+        with redirect_stdout(sys.stderr):
+            words = utils.words(opts, kept, opts.where)
         for text, f in zip(opts.text, words.encode(opts.text).cpu().numpy(), strict=True):
             hits = alike(kept, f, opts)
             if opts.json:
@@ -457,8 +473,9 @@ def video(opts):
         kept = stack.enter_context(index.open(opts.where)) if opts.where else None
         device, threads = utils.one_of(opts.gpu_ids, together=False), torch.get_num_threads()
         opts.gpu_ids = '-1' if device.type == 'cpu' else opts.gpu_ids  # that there is no GPU is said once
-        embedder = utils.embedder(opts, kept, opts.where)
-        wanted = watching.wanted(opts.find, embedder, opts.threshold)
+        embedder = embedder_of(opts, kept)
+        least = thresholds.least(opts.threshold, embedder.bounds)
+        wanted = watching.wanted(opts.find, embedder, least)
         detect = detecting.load(opts.detector, opts.weights, device, threads, tracking.LOW)
         how = {'wanted': wanted, 'index': kept, 'person': opts.person, 'video': not opts.no_video}
         films = watching.films(sources, opts.sources, opts.camera, opts.start, opts.out, **how)
@@ -466,8 +483,10 @@ def video(opts):
         def follower():
             return Follower(detect, embedder, opts.every, opts.renew, opts.batchsize)
 
-        stopped = watching.watch(films, follower, opts.out, embedder.about, opts.realtime, opts.top)
-    code = watching.tell(films, opts.out, opts.top, embedder.bounds)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service that is stopped: as Ctrl-C
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        stopped = watching.watch(films, follower, opts.out, embedder.about, opts.realtime, opts.top, least)
+    code = watching.tell(films, opts.out, opts.top, embedder.bounds, least)
     if stopped:
         raise stopped
     sys.exit(code)
@@ -479,10 +498,14 @@ def video(opts):
 
 def moment(text):
     """'2026-11-21', '2026-11-21T14:30', in local time if it names no other -> seconds since 1970."""
-    return datetime.datetime.fromisoformat(text).timestamp()
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except (OverflowError, OSError):  # Windows knows no times before 1970
+        raise ValueError(text) from None
 
 
 score, seconds = settings.number(float, -1, 1), settings.number(float, 0.1)
+camera_number, entry_number = settings.number(int, -1, 2**31 - 1), settings.number(int, 0, 2**63 - 1)
 
 
 if __name__ == '__main__':

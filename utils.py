@@ -194,10 +194,7 @@ def device(gpu_ids, together=False):
 
 
 def one_of(gpu_ids, together):
-    try:
-        ids = [int(i) for i in str(gpu_ids).strip('[] ').split(',')]
-    except ValueError:
-        raise Problem(f'--gpu_ids {gpu_ids}: numbers such as 0 or 0,1 are expected, or -1 for the CPU') from None
+    ids = gpu_numbers(gpu_ids)
     if ids[0] < 0:
         return torch.device('cpu')
     if torch.cuda.is_available():
@@ -215,6 +212,13 @@ def one_of(gpu_ids, together):
         return torch.device('mps')
     print('no GPU found: going on with the CPU')
     return torch.device('cpu')
+
+
+def gpu_numbers(gpu_ids):
+    try:
+        return [int(i) for i in str(gpu_ids).strip('[] ').split(',')]
+    except ValueError:
+        raise Problem(f'--gpu_ids {gpu_ids}: numbers such as 0 or 0,1 are expected, or -1 for the CPU') from None
 
 
 def precision(opts, device):
@@ -406,17 +410,18 @@ def agree(opts, saved, names, where, advice='Leave it out, or name another run')
             )
 
 
-def load_run(name, which='last', device='cpu', typed=None):
+def load_run(name, which='last', device='cpu', typed=None, test_feature=None):
     """A trained run -> (network in eval mode, its options). Never asks for ImageNet weights.
 
-    `typed` are the options of the calling script, whose network options must not contradict the run's.
+    `typed` are the options of the calling script, whose network options must not contradict the run's. test_feature:
+    the one that descriptors which are there were made of, if that is known; the weights are the same for both.
     """
     folder = find_run(name)
     opts = argparse.Namespace(**read_opts(folder))
     if typed is not None:
         agree(typed, vars(opts), NETWORK, folder / 'opts.yaml')
-        if 'test_feature' in typed.given:  # the weights are the same for both
-            opts.test_feature = typed.test_feature
+        test_feature = typed.test_feature if 'test_feature' in typed.given else test_feature
+    opts.test_feature = test_feature or opts.test_feature
     net = networks.build(networks.complete(opts))
     print(networks.load_weights(net, snapshot(folder, which)))
     return net.to(device).eval(), opts
@@ -426,7 +431,15 @@ def embedder(opts, kept=None, where=None, threads=0):
     """What turns pictures into descriptors: the run --name or, without its network, the file --model of export.py. For
     an index, `kept` in `where`, what was not typed is as it was made, and what cannot be compared is a sentence."""
     about = kept.about if kept else {}
-    found = embedding.of_file(opts.model, threads, opts.runtime) if opts.model else of_run(opts, about)
+    of_another = opts.given & ({'no_flip', 'which_epoch'} if opts.model else {'runtime'})
+    if of_another:
+        kind = 'a run, of which --model was made' if opts.model else 'a file, and none is named by --model'
+        raise Problem(f'--{min(of_another)} is an option of {kind}: leave it out')
+    if opts.model:
+        gpu = gpu_numbers(opts.gpu_ids)[0]
+        found = embedding.of_file(opts.model, threads, opts.runtime, None if gpu < 0 else gpu)
+    else:
+        found = of_run(opts, about)
     if kept:
         index.same_network(where, about, found.about)
     return found

@@ -22,8 +22,9 @@ def batches(paths, size, batchsize):
         yield decoded(paths[i : i + batchsize], size)
 
 
-def compared(original, files, query, gallery, size, batchsize, threads):
-    """original: a function pictures -> features; files: {name: path}; query and gallery: People.
+def compared(original, files, query, gallery, size, batchsize, threads, least=None):
+    """original: a function pictures -> features; files: {name: path}; query and gallery: People; least: the score from
+    which on two pictures are of the same person, or None.
     -> what the last of the files says of itself, and a dict: figures and speed of the original and of each file, and
     how far the numbers of a file are from the original's."""
     torch.set_num_threads(threads)
@@ -47,15 +48,24 @@ def compared(original, files, query, gallery, size, batchsize, threads):
             found[name]['difference'] = float(np.abs(f - one).max())
             found[name]['cosine'] = float((f * one).sum(1).min())
         if paths:
-            found[name] |= figures(f[4:], query, gallery)
+            found[name] |= figures(f[4:], query, gallery, least)
     return list(runs.values())[-1].about, found
 
 
-def figures(f, query, gallery):
+def figures(f, query, gallery, least):
     """Rank-1 and the like of descriptors (N, D), those of the queries first."""
     ids = data.numbers(query, gallery)
     parts = zip((f[: len(query.paths)], f[len(query.paths) :]), ids, (query, gallery), strict=True)
-    return ranking.evaluate(*(Features(f, numbers, people.cams, None) for f, numbers, people in parts))
+    query, gallery = (Features(f, numbers, people.cams, None) for f, numbers, people in parts)
+    return ranking.evaluate(query, gallery) | ({} if least is None else accepted(query, gallery, least))
+
+
+def accepted(query, gallery, least):
+    """The shares of genuine and of impostor pairs, of a query and a gallery picture, whose score is `least` or more."""
+    reached = query.f @ gallery.f.T >= least  # (Q, G)
+    good, junk = ranking.judge(query.ids[:, None], query.cams[:, None], gallery.ids, gallery.cams)
+    pairs = {'genuine_accepted': good, 'impostors_accepted': ~good & ~junk}
+    return {name: float(reached[these].mean()) for name, these in pairs.items() if these.any()}
 
 
 def lines(found, how):
@@ -77,4 +87,11 @@ def lines(found, how):
         gains = [found[how][key] - found['original'][key] for key in ('rank1', 'map_trapezoid')]
         yield '  {} against the original: Rank@1 {:+.4f}, mAP {:+.4f}, of {} queries'.format(
             how, *gains, found[how]['queries']
+        )
+    if how and {'genuine_accepted', 'impostors_accepted'} <= set(found[how]):
+        shares = [100 * found[name][kind] for kind in ('genuine_accepted', 'impostors_accepted')
+                  for name in (how, 'original')]  # fmt: skip
+        yield (
+            '  taken for the same by the threshold: {:.2f} % of genuine pairs (original {:.2f} %), '
+            '{:.3f} % of impostor pairs (original {:.3f} %)'.format(*shares)
         )

@@ -32,9 +32,9 @@ def of_network(model, size, flip, device, bounds, about):
     return Embedder(describe, size, model.dim, bounds, about)
 
 
-def of_file(path, threads=0, runtime=None):
+def of_file(path, threads=0, runtime=None, gpu=None):
     """The embedder of an exported file, which brings along what was known when it was made."""
-    run = opened(path, runtime, threads)
+    run = opened(path, runtime, threads, gpu)
     bounds = run.about['bounds'] or Problem(
         f'{path} knows no thresholds: python threshold.py --name {run.about["run"]} chooses some. Then export it again'
     )

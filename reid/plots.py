@@ -14,7 +14,10 @@ DPI = 150
 
 
 def new_figure(**settings):
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
+
+    rcParams['text.parse_math'] = False  # names of files may hold $: they are shown, not set as formulas
 
     return Figure(**settings)
 

@@ -2,7 +2,7 @@
 
     gallery_f (Ng, D) float32, rows of unit length;  gallery_label, gallery_cam (1, Ng) int64;  the same for query_*
     gallery_path, query_path: the pictures, relative to the tree
-    data_dir, which_epoch, ms, no_flip: where the tree was, and how test.py was told to make the features
+    data_dir, which_epoch, ms, no_flip, test_feature: where the tree was, and how test.py has made the features
     mquery_f, mquery_label, mquery_cam in multi_query.mat
 
 A MATLAB 5 file cannot hold a variable of 4 GiB. There, the same keys go to a folder pytorch_result/: an array each in
@@ -22,7 +22,7 @@ from reid import processes, product, queries, ranking
 from reid.files import replacing
 from reid.problem import Problem
 
-TEXTS = ('data_dir', 'which_epoch', 'ms', 'no_flip')
+TEXTS = ('data_dir', 'which_epoch', 'ms', 'no_flip', 'test_feature')
 LIMIT = 2**32 - 2**20  # bytes of one variable, with room for its header
 HEADER = 'header.json'
 

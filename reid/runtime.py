@@ -3,7 +3,7 @@
 describe = opened('ft_ResNet50.onnx')
 f = describe(pictures)      # uint8 (B, H, W, 3), RGB, of describe.size -> float32 (B, D) of unit length
 
-Each runtime is a function (path, threads) -> (what the file says of itself, pictures -> features).
+Each runtime is a function (path, threads, gpu) -> (what the file says of itself, pictures -> features).
 """
 
 import hashlib
@@ -38,8 +38,9 @@ class Exported:
         return self.run(np.ascontiguousarray(pictures, self.about['input']))
 
 
-def opened(path, runtime=None, threads=0):
-    """A file of export.py -> Exported. `runtime`: one of RUNTIMES, or what suits the file; threads: 0 for all cores."""
+def opened(path, runtime=None, threads=0, gpu=None):
+    """A file of export.py -> Exported. `runtime`: one of RUNTIMES, or what suits the file; threads: 0 for all cores;
+    gpu: the number of one, for ONNX Runtime that can use it, or None for the CPU."""
     path = Path(path)
     if not path.is_file():
         raise Problem(f'{path}: there is no such file. python export.py --name NAME writes one')
@@ -52,7 +53,7 @@ def opened(path, runtime=None, threads=0):
     runtime = runtime or able[0]
     packages, _, load = RUNTIMES[runtime]
     try:
-        text, run = load(path, threads)
+        text, run = load(path, threads, gpu)
     except Problem:
         raise
     except ImportError:
@@ -82,22 +83,26 @@ def sha256(path):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 1. ONNX Runtime, on a GPU where there is one
+# 1. ONNX Runtime
 
-TENSORRT = 'TensorrtExecutionProvider'
-PROVIDERS = {'CUDAExecutionProvider': {'use_tf32': '0'}, 'CPUExecutionProvider': {}}  # TF32 would cost three digits
+CUDA, TENSORRT = 'CUDAExecutionProvider', 'TensorrtExecutionProvider'
 
 
-def by_onnx(path, threads, providers=PROVIDERS):
+def by_onnx(path, threads, gpu, compiled=False):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     there = onnxruntime.get_available_providers()
-    wanted = [(name, how) for name, how in providers.items() if name in there]
+    wanted = [('CPUExecutionProvider', {})]
+    if gpu is not None:
+        wanted.insert(0, (CUDA, {'device_id': str(gpu), 'use_tf32': '0'}))  # TF32 would cost three digits
+    if compiled:
+        wanted.insert(0, (TENSORRT, {'device_id': str(gpu or 0)}))
+    wanted = [(name, how) for name, how in wanted if name in there]
     session = onnxruntime.InferenceSession(str(path), options, wanted)
-    if TENSORRT in providers and TENSORRT not in session.get_providers():  # it goes on without, silently
+    if compiled and TENSORRT not in session.get_providers():  # it goes on without, silently
         raise Problem(
             f'{path} cannot be run by TensorRT here: it needs an NVIDIA GPU, and '
             f'pip install {RUNTIMES["tensorrt"][0]}. --runtime onnx needs neither'
@@ -106,16 +111,16 @@ def by_onnx(path, threads, providers=PROVIDERS):
     return text, lambda pictures: session.run(None, {'pictures': pictures})[0]
 
 
-def by_tensorrt(path, threads):
+def by_tensorrt(path, threads, gpu):
     """It compiles the network for this GPU when the first batch comes, which takes a while."""
-    return by_onnx(path, threads, {TENSORRT: {}, **PROVIDERS})
+    return by_onnx(path, threads, gpu, compiled=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. OpenVINO, which reads ONNX files too
+# 2. OpenVINO, which reads ONNX files too; on the CPU, as all that follow
 
 
-def by_openvino(path, threads):
+def by_openvino(path, threads, gpu):
     import openvino
 
     core = openvino.Core()
@@ -131,7 +136,7 @@ def by_openvino(path, threads):
 # 3. torch
 
 
-def by_torch(path, threads):
+def by_torch(path, threads, gpu):
     """Such a file is a program: TorchScript may read and write files, and to read a .pt2 torch unpickles parts of it,
     which may be any code. So they are for those who know where a file comes from; the other formats hold a network and
     nothing else. A .pt file of weights, as torch.save writes it, is refused without being unpickled."""
@@ -158,7 +163,7 @@ def by_torch(path, threads):
 # 4. ncnn, for phones and small boards
 
 
-def by_ncnn(path, threads):
+def by_ncnn(path, threads, gpu):
     """The file holds the network for one view of one picture. Mirrored views and unit length are added here."""
     import ncnn
 

@@ -33,6 +33,7 @@ class Seen:
     shot: str | None = None  # the picture of that view, or else of the one with the best shot
     quality: float = 0.0  # of it
     look: np.ndarray | None = None  # the sum of the vectors of all views
+    person: int | None = None  # the same number in all tracks of one person, once they have been joined
 
     def at(self, first, last):
         """He was seen then, later than or next to all that is known."""

@@ -14,11 +14,12 @@ import itertools
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from reid import data, embedding, filming, frames, thresholds
+from reid import data, embedding, filming, frames, joining
 from reid.files import holds, replacing
 from reid.problem import Problem
 from reid.sightings import Film, Wanted
@@ -77,12 +78,11 @@ def ours(path):
         return False
 
 
-def wanted(paths, embedder, threshold=None):
-    """Pictures of one person -> Wanted, or None."""
+def wanted(paths, embedder, least):
+    """Pictures of one person -> Wanted, or None. least: the score from which on it is him, or None."""
     if not paths:
         return None
     vectors = np.stack([f for _, f in embedding.described(embedder, paths)])
-    least = thresholds.least(threshold, embedder.bounds)
     return Wanted(paths[0].stem, data.read(paths[0]), middle(vectors).astype(np.float64), least)
 
 
@@ -104,8 +104,9 @@ def names(given):
 # 2. all sources, one after the other
 
 
-def watch(films, follower, out, about, drop=False, top=20, say=print):
-    """follower(): a new one for each film. Whatever ends it, the folder is left whole."""
+def watch(films, follower, out, about, drop=False, top=20, least=None, say=print):
+    """follower(): a new one for each film. least: from which cosine on two tracks are one person, if that is known.
+    Whatever ends it, the folder is left whole."""
     stopped = None
     try:
         keep(films, out, about, complete=False)
@@ -115,12 +116,25 @@ def watch(films, follower, out, about, drop=False, top=20, say=print):
                 say(f'{film.name}: {len(film.tracks)} tracks in {filming.clock(film.length)}; {report}')
         except (Problem, KeyboardInterrupt) as error:
             stopped = error
-        draw(films, out, top)
+        join(films, least)
         keep(films, out, about, complete=stopped is None)
+        draw(films, out, top)
     except OSError as error:
         why = 'the disk is full' if error.errno == errno.ENOSPC else str(error)
         raise Problem(f'--out {out} could not be written to its end: {why}') from None
     return stopped
+
+
+def join(films, least):
+    """Number the people: tracks that look alike, in several sources or in one, are one person (reid.joining)."""
+    seen = [(source, film, one) for source, film in enumerate(films) for one in film.tracks.values() if one.shot]
+    if least is None or len(seen) > joining.MOST:
+        return
+    tracks = [joining.Track(source, one.spans, one.look, film.wanted.name if film.hit(one.track) else None)
+              for source, film, one in seen]  # fmt: skip
+    for person, places in enumerate(joining.together(tracks, least), 1):
+        for place in places:
+            seen[place][-1].person = person
 
 
 def keep(films, out, about, complete):
@@ -137,28 +151,38 @@ def told(films, about, complete):
                         'boxes': f'tracks/{film.stem}.txt'})  # fmt: skip
         for seen in film.tracks.values():
             spans = [[round(side, 3) for side in span] for span in seen.spans]
-            tracks.append({'source': film.name, 'track': seen.track, 'from': spans[0][0], 'to': spans[-1][1],
-                           'spans': spans, 'score': seen.score, 'found': film.hit(seen.track), 'shot': seen.shot,
-                           'views': seen.views})  # fmt: skip
+            tracks.append({'source': film.name, 'track': seen.track, 'person': seen.person, 'from': spans[0][0],
+                           'to': spans[-1][1], 'spans': spans, 'score': seen.score, 'found': film.hit(seen.track),
+                           'shot': seen.shot, 'views': seen.views})  # fmt: skip
     looked_for = {'name': wanted.name, 'threshold': wanted.threshold} if wanted else None
     return {'what': WHAT, 'format': FORMAT, 'complete': complete, 'network': about, 'looked_for': looked_for,
             'sources': sources, 'tracks': tracks}  # fmt: skip
 
 
 def best(films, top):
-    """[(film, seen)] of the tracks that have a vector: the most alike first or, if nobody is looked for, those who were
-    there longest."""
+    """[(film, seen)] of the tracks that have a vector: the most alike first or, if nobody is looked for, those of the
+    people who were there longest, together."""
     everybody = [(film, seen) for film in films for seen in film.tracks.values() if seen.shot]
     if films[0].wanted:
         return sorted(everybody, key=lambda one: -one[1].score)[:top]
-    return sorted(everybody, key=lambda one: -sum(end - start for start, end in one[1].spans))[:top]
+    seconds = Counter()
+    for film, seen in everybody:
+        seconds[who(film, seen)] += sum(end - start for start, end in seen.spans)
+    return sorted(everybody, key=lambda one: (-seconds[who(*one)], who(*one)))[:top]
+
+
+def who(film, seen):
+    """What is the same for all tracks of one person, as far as that is known."""
+    return (film.stem, seen.track) if seen.person is None else seen.person
 
 
 def line(film, seen):
-    """0.8312  found  0:00:12-0:00:19  track 3 of street.mp4, camera 1  shots/street_3_0-00-14_1a2b3c4d.jpg"""
+    """0.8312  found  0:00:12-0:00:19  track 3 of street.mp4, camera 1  shots/street_3_0-00-14_1a2b3c4d.jpg
+    person 2  0:00:12-0:00:19  ..., if nobody is looked for"""
     when = ', '.join(f'{filming.clock(start)}-{filming.clock(end)}' for start, end in seen.spans)
     score = f'{seen.score:7.4f}  {"found" if film.hit(seen.track) else "     "}  ' if film.wanted else ''
-    return f'{score}{when}  track {seen.track} of {film.name}, camera {film.camera}  {seen.shot}'
+    person = '' if film.wanted or seen.person is None else f'person {seen.person}  '
+    return f'{score}{person}{when}  track {seen.track} of {film.name}, camera {film.camera}  {seen.shot}'
 
 
 def draw(films, out, top):
@@ -166,7 +190,8 @@ def draw(films, out, top):
     wanted, found = films[0].wanted, []
     for film, seen in best(films, top):
         hit, picture = film.hit(seen.track), data.read(out / seen.shot)
-        above = (f'{seen.score:.3f}' if wanted else f'track {seen.track}') + (' ✓' if hit else '')
+        name = f'track {seen.track}' if seen.person is None else f'person {seen.person}'
+        above = (f'{seen.score:.3f}' if wanted else name) + (' ✓' if hit else '')
         found.append((picture, above, f'{film.name[:18]}\n{filming.clock(seen.first)}-{filming.clock(seen.last)}', hit))
     if wanted:
         bound = 'no threshold is known' if wanted.threshold is None else f'found from {wanted.threshold:.3f} on'
@@ -198,9 +223,10 @@ def draw_timeline(films, out):
 # 3. what to say at the end
 
 
-def tell(films, out, top, bounds):
+def tell(films, out, top, bounds, least):
     """Print who was found -> the exit code, as of grep: 1 if nobody was."""
     wanted, everybody = films[0].wanted, sum(len(film.tracks) for film in films)
+    people = {seen.person for film in films for seen in film.tracks.values()} - {None}
     judged, found = wanted and wanted.threshold is not None, sum(film.hit(who) for film in films for who in film.tracks)
     for film, seen in best(films, top):
         print(line(film, seen))
@@ -210,5 +236,12 @@ def tell(films, out, top, bounds):
         print(f'{wanted.name}: {found or "none"} of {everybody} tracks, from a score of {wanted.threshold:.4f} on')
     elif wanted:
         print(f'without a threshold nobody is called found: {bounds}', file=sys.stderr)
+    elif people:
+        print(
+            f'{len(people)} people in {everybody} tracks: who looks alike from a score of {least:.4f} on is one person'
+        )
+    elif len(films) > 1:
+        why = bounds if least is None else f'{everybody} tracks are too many to compare all with all'
+        print(f'who of one source is who of another is not said: {why}', file=sys.stderr)
     print(f'{out}: {holds(out)}')
     return 0 if found or everybody and not judged else 1

@@ -22,8 +22,9 @@ from torch import nn
 import export
 import model
 import utils
-from reid import augment, cli, exporting, features, runtime
+from reid import augment, cli, comparing, exporting, features, runtime
 from reid.problem import Problem
+from reid.results import Features
 
 SIZE = (64, 32)
 ABOUT = {'run': 'x', 'which_epoch': 'last', 'size': SIZE, 'bounds': None}
@@ -231,6 +232,57 @@ def test_a_file_that_differs_is_not_kept(place, monkeypatch, capsys, tmp_path):
         run(place, monkeypatch, '--format', 'torchscript', '--compare', '10', '--out', str(tmp_path / 'other.pt'))
     assert 'the file differs from the network' in capsys.readouterr().err
     assert not os.listdir(tmp_path)
+
+
+def test_a_file_that_gives_no_numbers_is_not_kept(place, monkeypatch, capsys, tmp_path):
+    nothing = {'float32': {'difference': np.nan, 'cosine': np.nan, 'images_s': 1.0, 'bytes': 1}, 'apart': 0}
+    nothing |= {'pictures': 0, 'threads': 1}
+    monkeypatch.setattr(export.comparing, 'compared', lambda *_: ({}, nothing))
+    with pytest.raises(SystemExit):
+        run(place, monkeypatch, '--format', 'torchscript', '--out', str(tmp_path / 'other.pt'))
+    assert 'it was not kept' in capsys.readouterr().err
+    assert not os.listdir(tmp_path)
+
+
+def test_a_smaller_file_tells_what_becomes_of_its_threshold():
+    """Against plain loops; and one who is not there, or a camera's own picture, is no pair."""
+    rng = np.random.default_rng(0)
+    query, gallery = (
+        Features(rng.normal(size=(n, 4)) / 2, rng.integers(least, 4, n), rng.integers(0, 3, n), None)
+        for n, least in ((20, 0), (50, -1))
+    )
+    counts = {True: [0, 0], False: [0, 0]}
+    for i in range(20):
+        for j in range(50):
+            same = query.ids[i] == gallery.ids[j]
+            if gallery.ids[j] == -1 or same and query.cams[i] == gallery.cams[j]:
+                continue
+            counts[bool(same)][0] += query.f[i] @ gallery.f[j] >= 0.3
+            counts[bool(same)][1] += 1
+    found = comparing.accepted(query, gallery, 0.3)
+    assert found['genuine_accepted'] == pytest.approx(counts[True][0] / counts[True][1])
+    assert found['impostors_accepted'] == pytest.approx(counts[False][0] / counts[False][1])
+    row = {'images_s': 1.0, 'rank1': 0.5, 'map_trapezoid': 0.5, 'queries': 20, **found}
+    told = {'pictures': 70, 'threads': 1, 'apart': 0.0, 'original': row, 'int8': row | {'genuine_accepted': 0.125}}
+    assert 'by the threshold: 12.50 % of genuine pairs (original ' in list(comparing.lines(told, 'int8'))[-1]
+
+
+def test_a_gpu_is_used_only_where_it_was_asked_for(tmp_path, monkeypatch):
+    """CUDA is told to be there: what ONNX Runtime is asked for."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    _, path = written('onnx', tmp_path, **PLAIN)
+    asked, begin = [], onnxruntime.InferenceSession
+
+    def session(path, options, providers):
+        asked.append(dict(providers))
+        return begin(path, options, ['CPUExecutionProvider'])
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', session)
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: [runtime.CUDA, 'CPUExecutionProvider'])
+    for gpu_ids in ('-1', '1', '2,3'):
+        utils.embedder(argparse.Namespace(model=path, runtime=None, gpu_ids=gpu_ids, given=set()))
+    assert [one.get(runtime.CUDA, {}).get('device_id') for one in asked] == [None, '1', '2']
+    assert all('CPUExecutionProvider' in one for one in asked)
 
 
 def test_without_a_tree_random_pictures_are_compared(place, monkeypatch, capsys, tmp_path):

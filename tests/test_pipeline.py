@@ -505,6 +505,22 @@ def test_demo_takes_a_picture_of_ones_own_and_all_queries(place, card):
     assert len(list((place / 'model/a/rankings').glob('*.png'))) == len(paths)
 
 
+def test_demo_takes_the_feature_that_was_tested(place, card):
+    (place / 'model/before').mkdir()
+    for name in ('opts.yaml', 'net_last.pth'):
+        shutil.copyfile(place / 'model/a' / name, place / 'model/before' / name)
+    done = card('test.py', '--name', 'before', '--test_feature', 'before', '--num_workers', 0, cwd=place)
+    assert done.returncode == 0, done.stderr
+    content = loadmat(place / 'model/before/pytorch_result.mat')
+    assert content['query_f'].shape[1] == 512 and content['test_feature'] == 'before'
+    own = place / 'data/toy/pytorch' / content['query_path'].ravel()[0].item()
+    done = card('demo.py', '--name', 'before', '--image', own, '--heatmap', cwd=place)
+    assert done.returncode == 0, done.stderr
+    scores = content['gallery_f'][content['gallery_label'][0] != -1] @ content['query_f'][0]
+    assert float(done.stdout.split()[done.stdout.split().index('1') + 1]) == pytest.approx(scores.max(), abs=2e-4)
+    shutil.rmtree(place / 'model/before')
+
+
 @pytest.mark.parametrize(
     ('script', 'words', 'expected'),
     [

@@ -102,15 +102,18 @@ def test_the_verdict_is_that_of_the_threshold(place, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert 'score 1.0000, distance 0.000' in said
     assert f'same (the same from {bounds["same"]:.4f}, not the same below {bounds["not_same"]:.4f})' in said
-    seen = set()
-    for other in paths[1:]:
-        run(place, monkeypatch, 'same', paths[0], other, '--name', 'a')
-        *_, score, verdict = capsys.readouterr().out.splitlines()
-        score = float(score.split()[1].rstrip(','))
+    assert run(place, monkeypatch, 'embed', *paths, '--name', 'a') == 0
+    f = np.stack(list(vectors(capsys.readouterr().out).values())).astype(np.float64)
+    verdicts = {}
+    for other, score in zip(paths[1:], f[1:] @ f[0], strict=True):
         expected = 'same' if score > bounds['same'] else 'not the same' if score < bounds['not_same'] else 'unsure'
+        verdicts.setdefault(expected, (other, score))
+    for expected, (other, score) in verdicts.items():
+        run(place, monkeypatch, 'same', paths[0], other, '--name', 'a')
+        first, verdict = capsys.readouterr().out.splitlines()
+        assert float(first.split()[1].rstrip(',')) == pytest.approx(score, abs=1e-4)
         assert verdict.split(' (')[0] == expected
-        seen.add(expected)
-    assert len(seen) > 1
+    assert len(verdicts) > 1
 
 
 def test_without_a_threshold_there_is_a_score_and_a_sentence(place, monkeypatch, capsys):
@@ -138,7 +141,7 @@ def filled(place, monkeypatch, where, *words):
 def entries(place, monkeypatch, capsys, *words):
     capsys.readouterr()
     assert run(place, monkeypatch, *words, '--json') == 0
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{')]
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_an_index_answers_as_the_matrix_of_scores_does(place, monkeypatch, capsys, tmp_path):
@@ -227,6 +230,29 @@ def test_entries_come_and_go(place, monkeypatch, capsys, tmp_path):
     assert "Zoë'; drop table entries  camera 7" in capsys.readouterr().out
 
 
+def test_a_link_is_named_by_where_it_lies(place, monkeypatch, capsys, tmp_path):
+    """As prepare.py --link soft makes a tree; and a name that does not tell its camera is skipped, others go on."""
+    source, tree = place / 'data/toy/pytorch/gallery', tmp_path / 'tree'
+    pictures = sorted(source.glob('*/*.jpg'))[:40:13]
+    (tree / 'gallery').mkdir(parents=True)
+    (tree / 'dataset.yaml').write_text((source.parent / 'dataset.yaml').read_text())
+    for picture in pictures:
+        (tree / 'gallery' / picture.parent.name).mkdir(exist_ok=True)
+        try:
+            (tree / 'gallery' / picture.parent.name / picture.name).symlink_to(picture.resolve())
+        except OSError:
+            pytest.skip('this user may not make links')
+    odd = tree / 'gallery' / pictures[0].parent.name / 'odd.jpg'
+    odd.write_bytes(pictures[0].read_bytes())
+    assert run(place, monkeypatch, 'index', 'create', tmp_path / 'people', '--name', 'a') == 0
+    assert run(place, monkeypatch, 'index', 'add', tmp_path / 'people', tree / 'gallery') == 1
+    assert "'odd.jpg'" in capsys.readouterr().err
+    found = entries(place, monkeypatch, capsys, 'index', 'list', tmp_path / 'people')
+    rule = search.cameras(source.parent)
+    expected = [(p.parent.name, rule(p.name), str(p.resolve())) for p in pictures]
+    assert sorted((one['name'], one['camera'], one['path']) for one in found) == sorted(expected)
+
+
 def test_what_cannot_be_read_is_not_added(place, monkeypatch, capsys, tmp_path):
     good = next((place / 'data/toy/pytorch/query').glob('*/*.jpg'))
     (tmp_path / 'bad.jpg').write_text('no picture')
@@ -258,6 +284,8 @@ def test_mistakes_about_an_index_are_sentences(place, monkeypatch, capsys, tmp_p
         (['index', 'create', place / 'data', '--name', 'a'], 'data'),
         (['query', 'x.jpg', '--index', tmp_path / 'people', '--since', 'yesterday'], 'invalid moment value'),
         (['query', 'x.jpg', '--index', tmp_path / 'people', '--threshold', '2'], '-1 to 1 is expected'),
+        (['index', 'list', tmp_path / 'people', '--camera', 10**20], 'is expected'),
+        (['index', 'list', tmp_path / 'people', '--ids', 10**20], 'is expected'),
         (['index'], 'WORK'),
         ([], 'JOB'),
     ):
@@ -294,6 +322,8 @@ def test_what_cannot_be_read_is_named_and_skipped(place, monkeypatch, capsys, tm
         (['embed', 'x.jpg', '--name', 'nobody'], 'Runs that are there: a'),
         (['same', 'x.jpg', 'y.jpg', '--name', 'a'], 'x.jpg: there is no such file'),
         (['same', 'x.jpg', 'y.jpg', '--model', 'gone.onnx'], 'gone.onnx'),
+        (['embed', 'x.jpg', '--model', 'gone.onnx', '--no_flip'], '--no_flip is an option of a run'),
+        (['embed', 'x.jpg', '--name', 'a', '--runtime', 'onnx'], '--runtime is an option of a file'),
     ],
 )
 def test_mistakes_are_sentences(words, sentence, place, monkeypatch, capsys):

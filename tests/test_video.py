@@ -1,6 +1,7 @@
 """Who is in a video, and when: on drawn videos whose truth is known. python -m pytest tests/test_video.py"""
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -324,6 +325,49 @@ def test_somebody_is_found_by_two_cameras(place, run, tmp_path):
     assert columns.min() > bars.shape[1] * 0.35
 
 
+def test_who_is_seen_by_two_cameras_is_one_person(place, run, tmp_path, monkeypatch):
+    out = tmp_path / 'found'
+    code, said, _ = run('gate.avi', 'yard.avi', '--out', out, '--no_video')
+    assert code == 0
+    truth, told = {'gate.avi': place.gate, 'yard.avi': place.yard}, json.loads((out / 'tracks.json').read_text())
+    tables = {one['source']: mot.read(out / one['boxes']) for one in told['sources']}
+    tracks = [track for track in told['tracks'] if track['shot']]
+    assert all(track['person'] for track in tracks)
+    people = {number: [t for t in tracks if t['person'] == number] for number in {t['person'] for t in tracks}}
+    his = [t['person'] for t in tracks if person(truth[t['source']], tables[t['source']], t['track']) == HE]
+    assert {t['source'] for t in people[max(his, key=his.count)]} == set(truth)
+    for one, other in itertools.combinations(tracks, 2):
+        at_once = any(a < d and c < b for a, b in one['spans'] for c, d in other['spans'])
+        assert not (one['source'] == other['source'] and at_once and one['person'] == other['person'])
+    assert f'{len(people)} people in {len(told["tracks"])} tracks' in said
+    listed = [int(line.split()[1]) for line in said.splitlines() if line.startswith('person ')]
+    assert len(list(itertools.groupby(listed))) == len(set(listed))  # those of one person stand together
+
+    unsure = COLOURS._replace(bounds=Problem('no threshold has been chosen'))
+    monkeypatch.setattr(search.utils, 'embedder', lambda opts, *index: unsure)
+    code, said, err = run('gate.avi', 'yard.avi', '--out', out, '--no_video')
+    assert {track['person'] for track in json.loads((out / 'tracks.json').read_text())['tracks']} == {None}
+    assert 'person ' not in said and 'is not said: no threshold has been chosen' in err
+
+
+def test_what_cannot_be_drawn_costs_no_tracks(place, run, tmp_path, monkeypatch):
+    def fails(*_):
+        raise ValueError('no picture')
+
+    monkeypatch.setattr(watching, 'draw', fails)
+    with pytest.raises(ValueError, match='no picture'):
+        run('gate.avi', '--out', tmp_path / 'found', '--no_video')
+    told = json.loads((tmp_path / 'found/tracks.json').read_text())
+    assert told['complete'] and told['tracks']
+
+
+def test_names_are_no_formulas(tmp_path):
+    """To matplotlib, what stands between two $ is one."""
+    filming.timeline({'cam$1_$2.mp4': ([(0, 1)], [])}, 2, None, tmp_path / 'timeline.png')
+    filming.contact(None, [(Image.new('RGB', (9, 20)), 'cam$1_$2', '$_$', False)], 'cam$1_$2', tmp_path / 'contact.jpg')
+    assert Image.open(tmp_path / 'timeline.png').size > (9, 20)
+
+
 def test_the_annotated_video_shows_each_frame_and_green_is_for_him_alone(place, run, tmp_path):
     out = tmp_path / 'found'
     assert run('gate.avi', '--find', 'ann.png', '--out', out)[0] == 0
@@ -523,8 +567,9 @@ def test_the_whole_command_runs(place, networks, card, tmp_path):
     assert len(list((tmp_path / 'found/shots').glob('gate_1_*.jpg'))) == 3  # of 0.6 to 1.6 s, to 6.9 s, to the end
 
 
-@pytest.mark.skipif(os.name == 'nt', reason='Ctrl-C is another thing there')
-def test_ctrl_c_leaves_what_was_seen(place, networks, tmp_path):
+@pytest.mark.skipif(os.name == 'nt', reason='signals are another thing there')
+@pytest.mark.parametrize('word', [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_it_keeps_what_was_seen(word, place, networks, tmp_path):
     out = tmp_path / 'found'
     command = [sys.executable, ROOT / 'search.py', 'video', 'gate.avi', *networks, '--realtime', '--out', out]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background may ignore
@@ -532,7 +577,7 @@ def test_ctrl_c_leaves_what_was_seen(place, networks, tmp_path):
     signal.signal(signal.SIGINT, before)
     while not list(out.glob('shots/*.jpg')) and process.poll() is None:  # the first second is over
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(word)
     said, err = process.communicate(timeout=60)
     assert process.returncode == 130 and 'Traceback' not in err, err
     assert 'track 1 of gate.avi' in said
