@@ -25,6 +25,7 @@ from reid.problem import Problem
 TEXTS = ('data_dir', 'which_epoch', 'ms', 'no_flip', 'test_feature')
 LIMIT = 2**32 - 2**20  # bytes of one variable, with room for its header
 HEADER = 'header.json'
+MINUTE = 60  # between two files of one test, at most: copies may be made in any order
 
 # f (N, D) float32, ids (N,), cams (N,), paths: N strings or None where they are not known
 Features = namedtuple('Features', 'f ids cams paths')
@@ -199,15 +200,28 @@ def evaluate(path, device, multi='mean'):
     print(f'{figures["queries"]} queries, {without} of them without a good image; {len(gallery.f)} gallery images')
     record(path, line(figures), **figures)
 
-    pool = find(path.parent, 'multi_query') if path.stem == 'pytorch_result' else None
+    pool = pool_of(path, query) if path.stem == 'pytorch_result' else None
     if pool is not None:
-        (pool,), _ = load(pool, 'mquery')
-        if pool.f.shape[1] != query.f.shape[1]:
-            raise Problem(f'{path.parent}/multi_query holds features of another network: run test.py --multi again')
         figures = ranking.figures(MULTI[multi](query, pool, gallery, device))
         print(f'multi ({multi}) {line(figures)}')
         record(path, f'multi ({multi}) {line(figures)}', multi=figures | {'by': multi})
     return query, gallery, ranks
+
+
+def pool_of(path, query):
+    """Features of the multi_query.mat beside a result, if there is one of the same test. Other projects leave that of
+    an earlier test in place."""
+    found = find(path.parent, 'multi_query')
+    if found is None:
+        return None
+    if path.stat().st_mtime - found.stat().st_mtime > MINUTE:
+        print(f'{found} is older than {path.name}, and so of another test: left out')
+        return None
+    (pool,), _ = load(found, 'mquery')
+    if pool.f.shape[1] != query.f.shape[1]:
+        print(f'{found} holds features of another length, and so of another network: left out')
+        return None
+    return pool
 
 
 def line(figures):

@@ -129,6 +129,19 @@ def test_another_result_in_the_folder_of_a_run_leaves_its_figures_alone(parts, t
     assert 'multi' not in json.loads((tmp_path / 'other.metrics.json').read_text())
 
 
+def test_a_multi_query_of_another_test_is_left_out(parts, tmp_path, capsys):
+    path = results.save(tmp_path, 'pytorch_result', {}, **parts)
+    pool = parts['query']
+    other = results.save(tmp_path, 'multi_query', {}, mquery=pool._replace(f=pool.f[:, :-1], paths=None))
+    results.evaluate(path, 'cpu')
+    assert 'of another length, and so of another network: left out' in capsys.readouterr().out
+    results.save(tmp_path, 'multi_query', {}, mquery=pool)
+    os.utime(other, (0, 0))
+    results.evaluate(path, 'cpu')
+    assert 'is older than pytorch_result.mat, and so of another test: left out' in capsys.readouterr().out
+    assert 'multi' not in json.loads((tmp_path / 'metrics.json').read_text())
+
+
 def test_figures_of_an_older_result_do_not_stay(parts, tmp_path):
     path = results.save(tmp_path, 'pytorch_result', {}, **parts)
     results.record(path, 'old', rerank={'rank1': 1})
