@@ -117,7 +117,7 @@ def gallery_routes(routes, work):
     from fastapi import Request
 
     a, gone = addressed(), errors(404, 503)
-    adding = {'status_code': 201, 'response_model': Kept, **pictures('picture', also=(404, 503))}
+    adding = {'status_code': 201, 'response_model': Kept, **pictures('picture', also=(404,))}
 
     @routes.post('/gallery', summary='Add a picture', **adding)
     async def add(request: Request, name: a.who, camera: a.camera = None, time: a.moment = None, path: a.path = None):
@@ -161,7 +161,7 @@ def search_route(routes, work):
 
     a, bounds = addressed(), work.embedder.bounds
 
-    @routes.post('/search', summary='Who is it?', response_model=Found, **pictures('picture', also=(404, 503)))
+    @routes.post('/search', summary='Who is it?', response_model=Found, **pictures('picture', also=(404,)))
     async def search(
         request: Request,
         top: a.top = 10,

@@ -83,7 +83,7 @@ def pictures(*fields, also=()):
     if len(fields) == 1:
         content |= {'image/*': {'schema': file}, 'application/octet-stream': {'schema': file}}
     body = {'required': True, 'content': content}
-    return {'openapi_extra': {'requestBody': body}, 'responses': errors(400, 408, 413, 415, *also)}
+    return {'openapi_extra': {'requestBody': body}, 'responses': errors(400, 408, 413, 415, 503, *also)}
 
 
 def answer(content, status=200):
