@@ -49,3 +49,12 @@ def test_an_error_of_the_writer_is_not_tried_again(tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match='mine'), files.replacing(tmp_path / 'x'):
         raise PermissionError('mine')
     assert not tried
+
+
+def test_two_who_write_at_a_time_do_not_mix(tmp_path):
+    path = tmp_path / 'x'
+    with files.replacing(path) as one, files.replacing(path) as other:
+        one.write_text('one')
+        other.write_text('other')
+    assert path.read_text() == 'one'  # which ended last
+    assert list(tmp_path.iterdir()) == [path]
