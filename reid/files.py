@@ -11,8 +11,8 @@ WAITS = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds, one after the other
 
 @contextmanager
 def replacing(path):
-    """`with replacing(path) as temporary:` write to a neighbour that takes the place of path once it is complete. Two may
-    write at a time: the last one stays."""
+    """`with replacing(path) as temporary:` write to a neighbour that takes the place of path once it is complete.
+    Two may do so at a time."""
     temporary = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
     try:
         yield temporary
