@@ -60,7 +60,7 @@ def main(opts):
 
     # 4. result: what belongs to an earlier test of this run goes, so that nothing stale is picked up
     about = {'data_dir': root.resolve(), 'which_epoch': opts.which_epoch, 'ms': opts.ms, 'no_flip': opts.no_flip}
-    about = {key: str(value) for key, value in about.items()} | {'test_feature': model.test_feature}
+    about = {key: str(value) for key, value in about.items()} | {'test_feature': trained.test_feature}
     if processes.first():
         for path in (folder / 'metrics.json', folder / 'report.png', *folder.glob('multi_query*')):
             results.remove(path)
