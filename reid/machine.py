@@ -31,7 +31,8 @@ def describe(device):
         import torch  # not everybody who counts cores needs it
 
         return torch.cuda.get_device_name(device)
-    return f'{processor()}, {cores()} cores' if device.type == 'cpu' else f'GPU of {processor()}'
+    count = cores()
+    return f'{processor()}, {count} core{"s" * (count > 1)}' if device.type == 'cpu' else f'GPU of {processor()}'
 
 
 def held():

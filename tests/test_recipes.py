@@ -134,6 +134,16 @@ def test_another_data_set_is_no_row(table, run):
         table.row_of('strong')
 
 
+def test_the_ladder_in_the_documents_is_that_of_the_table():
+    """Every rung with every seed, and the lines of docs/training.md made of them."""
+    ladder = module('ablation')
+    rows = read_rows(ladder.TABLE)
+    assert sorted((row['rung'], row['seed']) for row in rows) == sorted((r, s) for r in ladder.rungs() for s in '012')
+    assert {(row['epochs'], row['precision']) for row in rows} == {('12', 'bf16')}
+    told = (ROOT / 'docs/training.md').read_text(encoding='utf-8')
+    assert '\n'.join(ladder.lines(rows)) in told
+
+
 def test_the_ladder_is_made_of_options_that_there_are(ablation):
     rungs = ablation.rungs()
     assert list(rungs)[0] == 'plain'
