@@ -468,6 +468,8 @@ RERANKED = 1000
 
 
 def video(opts):
+    if opts.person and not opts.where:
+        raise Problem(f'--as {opts.person} names everybody in an index: which one is --index?')
     with ExitStack() as stack:
         sources = watching.opened(opts.sources, opts.realtime, stack)
         kept = stack.enter_context(index.open(opts.where)) if opts.where else None

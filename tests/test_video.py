@@ -453,6 +453,7 @@ def test_what_does_not_go_is_a_sentence(run, tmp_path):
         (['gate.avi', '--out', tmp_path / 'mine'], 'holds thesis.txt: a new folder'),
         (['gate.avi', 'yard.avi', '--camera', 1], '--camera: 1 values for 2 sources'),
         (['gate.avi', '--index', tmp_path / 'no'], 'no'),
+        (['gate.avi', '--as', 'Ann'], 'which one is --index?'),
         (['gate.avi', '--out', tmp_path / 'text.mp4'], 'cannot be written to'),
     ):
         code, _, err = run('--out', tmp_path / 'new', *words) if '--out' not in words else run(*words)
