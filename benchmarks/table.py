@@ -42,7 +42,7 @@ def main(opts):
         new = row_of(opts.add)
         like = ('recipe', 'changed', 'seed', 'which_epoch', 'ms', 'flip', 'device')
         rows = [row for row in rows if any(row[name] != new[name] for name in like)] + [new]
-        write_rows(TABLE, COLUMNS, sorted(rows, key=lambda row: (row['recipe'], row['seed'])))
+        write_rows(TABLE, COLUMNS, sorted(rows, key=lambda row: (row['recipe'], row['changed'], row['seed'])))
         rows = read_rows(TABLE)
     text = README.read_text(encoding='utf-8')
     with replacing(README) as temporary:
