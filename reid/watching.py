@@ -196,6 +196,8 @@ def draw(films, out, top):
     if wanted:
         bound = 'no threshold is known' if wanted.threshold is None else f'found from {wanted.threshold:.3f} on'
         title = f'{wanted.name} and the {len(found)} tracks most alike ({bound})'
+    elif any(seen.person for film in films for seen in film.tracks.values()):
+        title = f'{len(found)} tracks, by person: those who are seen longest'
     else:
         title = f'the {len(found)} tracks that are seen longest'
     if found:

@@ -279,6 +279,7 @@ def test_a_gpu_is_used_only_where_it_was_asked_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(onnxruntime, 'InferenceSession', session)
     monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: [runtime.CUDA, 'CPUExecutionProvider'])
+    monkeypatch.setattr(utils.embedding, 'of_file', lambda path, threads, how, gpu: runtime.opened(path, how, 1, gpu))
     for gpu_ids in ('-1', '1', '2,3'):
         utils.embedder(argparse.Namespace(model=path, runtime=None, gpu_ids=gpu_ids, given=set()))
     assert [one.get(runtime.CUDA, {}).get('device_id') for one in asked] == [None, '1', '2']
