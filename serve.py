@@ -192,7 +192,7 @@ def devices(opts):
     if torch.backends.mps.is_available():
         found['GPU'] = '0'
     found[f'CPU: {machine.describe(torch.device("cpu"))}'] = '-1'
-    wanted = str(opts.gpu_ids).strip('[] ').partition(',')[0]
+    wanted = str(utils.gpu_numbers(opts.gpu_ids)[0])
     return dict(sorted(found.items(), key=lambda one: one[1] != wanted))
 
 

@@ -171,6 +171,11 @@ def best(films, top):
     return sorted(everybody, key=lambda one: (-seconds[who(*one)], who(*one)))[:top]
 
 
+def people(films):
+    """The numbers that have been given."""
+    return {seen.person for film in films for seen in film.tracks.values()} - {None}
+
+
 def who(film, seen):
     """What is the same for all tracks of one person, as far as that is known."""
     return (film.stem, seen.track) if seen.person is None else seen.person
@@ -196,7 +201,7 @@ def draw(films, out, top):
     if wanted:
         bound = 'no threshold is known' if wanted.threshold is None else f'found from {wanted.threshold:.3f} on'
         title = f'{wanted.name} and the {len(found)} tracks most alike ({bound})'
-    elif any(seen.person for film in films for seen in film.tracks.values()):
+    elif people(films):
         title = f'{len(found)} tracks, by person: those who are seen longest'
     else:
         title = f'the {len(found)} tracks that are seen longest'
@@ -228,7 +233,6 @@ def draw_timeline(films, out):
 def tell(films, out, top, bounds, least):
     """Print who was found -> the exit code, as of grep: 1 if nobody was."""
     wanted, everybody = films[0].wanted, sum(len(film.tracks) for film in films)
-    people = {seen.person for film in films for seen in film.tracks.values()} - {None}
     judged, found = wanted and wanted.threshold is not None, sum(film.hit(who) for film in films for who in film.tracks)
     for film, seen in best(films, top):
         print(line(film, seen))
@@ -238,10 +242,8 @@ def tell(films, out, top, bounds, least):
         print(f'{wanted.name}: {found or "none"} of {everybody} tracks, from a score of {wanted.threshold:.4f} on')
     elif wanted:
         print(f'without a threshold nobody is called found: {bounds}', file=sys.stderr)
-    elif people:
-        print(
-            f'{len(people)} people in {everybody} tracks: who looks alike from a score of {least:.4f} on is one person'
-        )
+    elif count := len(people(films)):
+        print(f'{count} people in {everybody} tracks: who looks alike from a score of {least:.4f} on is one person')
     elif len(films) > 1:
         why = bounds if least is None else f'{everybody} tracks are too many to compare all with all'
         print(f'who of one source is who of another is not said: {why}', file=sys.stderr)
